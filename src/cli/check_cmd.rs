@@ -52,11 +52,11 @@ Examples:
 #[derive(Debug, Args)]
 pub(super) struct CommandArgs {
     /// The configuration file [default: /etc/knockpipe/knockpipe.toml]
-    #[arg(short, long, value_name = "FILE", conflicts_with = "targets")]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "OneArgs")]
     config: Option<PathBuf>,
 
     /// Also try each far end and target of the file
-    #[arg(long, conflicts_with = "targets")]
+    #[arg(long, conflicts_with = "OneArgs")]
     connect: bool,
 
     #[command(flatten)]

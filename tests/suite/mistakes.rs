@@ -90,6 +90,34 @@ fn flags_of_other_programs_have_a_name_here() {
     refused(&format!("{ENCRYPT} --timeout 5"), &["has no unit", "write 5s"]);
 }
 
+/// The remedy of one must not lead to the other: both are about one choice.
+#[test]
+fn a_file_to_check_goes_with_no_flag_of_a_tunnel_without_one() {
+    for flag in [
+        "--knock",
+        "--knock-gate db",
+        "--service x",
+        "-o 2s",
+        "-b 127.0.0.1",
+        "--suite auto",
+        "--allow-readable-key",
+        "-s a:1",
+        "-k key",
+        "-t a:1 -k key",
+        "-s a:1 --check tcp",
+    ] {
+        let both = format!("check -c x.toml {flag}");
+        refused(&both, &["-c/--config", "exclude each other", "keep one of them"]);
+    }
+    for (flag, meant) in [
+        ("--knock", "-t ADDR (where to forward)"),
+        ("--knock-gate db -t a:1 -k key", "--knock"),
+        ("-o 2s", "-t ADDR"),
+    ] {
+        refused(&format!("check {flag}"), &[meant, "missing"]);
+    }
+}
+
 #[test]
 fn words_in_a_wrong_place_are_told_where_they_belong() {
     refused("run x.toml", &["'x.toml' is not expected", "'knockpipe run -c x.toml'"]);
