@@ -101,7 +101,7 @@ impl From<UsageError> for Failure {
 pub(super) fn one_line(error: &clap::Error, command: &Command, name: &str) -> Failure {
     let facts = Facts { error, command };
     let (cause, remedy) = match error.kind() {
-        ErrorKind::ValueValidation => return facts.bad_value(),
+        ErrorKind::ValueValidation => return facts.bad_value(name),
         ErrorKind::InvalidValue => facts.impossible_value(),
         ErrorKind::UnknownArgument => facts.unknown_argument(name),
         ErrorKind::InvalidSubcommand => facts.unknown_command(name),
@@ -133,7 +133,7 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    fn bad_value(&self) -> Failure {
+    fn bad_value(&self, name: &str) -> Failure {
         let source = std::error::Error::source(self.error);
         let why = source.map_or_else(|| first_line(self.error), ToString::to_string);
         let flag = self.flag(ContextKind::InvalidArg);
@@ -143,6 +143,8 @@ impl Facts<'_> {
             let text = format!("{flag}: '{value}' is now '{new}'; write --{long} {new}");
             return Failure::Usage(anyhow::anyhow!(text));
         }
+        let by_name = habits::of_gate_name(self.called(name), long, &value);
+        let why = by_name.map_or_else(|| why.clone(), |remedy| format!("{why}; {remedy}"));
         match flag {
             // A single word: the reason is enough.
             place if place.starts_with(['<', '[']) => Failure::Usage(anyhow::anyhow!("{why}")),

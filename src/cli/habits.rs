@@ -3,7 +3,10 @@
 //! None of them is accepted: two names for one flag would have to be explained for ever. The
 //! error names the right one.
 
+use clap::{Arg, Command};
 use strsim::osa_distance;
+
+use crate::addr::ServiceName;
 
 /// Flags of spiped, stunnel, ghostunnel, socat and the like.
 const FLAGS: [(&[&str], &str); 22] = [
@@ -56,6 +59,9 @@ const BACKGROUND: &str = "leave it out, this command stays in the foreground; \
                           'knockpipe -e' and 'knockpipe -d' go to the background, as spiped does";
 
 const FOREGROUND: &str = "leave it out, this command stays in the foreground";
+
+/// Flags for the name of a gate, where `--gate` is the address of a store.
+const GATE_NAMES: [&str; 2] = ["knock-gate", "gate-name"];
 
 /// Commands of other programs.
 const COMMANDS: [(&[&str], &str); 10] = [
@@ -122,6 +128,15 @@ pub(super) fn misspelled<'a>(word: &str, known: impl Iterator<Item = &'a str>) -
     let most = if word.len() < 5 { 1 } else { 2 };
     let rated = known.map(|one| (osa_distance(word, one), one));
     rated.filter(|(far, _)| *far <= most).min().map(|(_, one)| one)
+}
+
+/// Returns the remedy where `--gate` of the command `here` has the name of a gate: such as one that
+/// `knock --gate` asks for.
+pub(super) fn of_gate_name(here: &Command, flag: &str, value: &str) -> Option<String> {
+    let is_name = flag == "gate" && !value.is_empty() && value.parse::<ServiceName>().is_ok();
+    let mut known = here.get_arguments().filter_map(Arg::get_long).filter(|_| is_name);
+    let by_name = known.find(|flag| GATE_NAMES.contains(flag))?;
+    Some(format!("write --{by_name} NAME for a gate by its name"))
 }
 
 #[cfg(test)]

@@ -228,3 +228,5 @@ fn flags_that_make_no_sense_are_refused_with_the_remedy() {
         assert!(program.stderr().contains(said), "{args:?}: {}", program.stderr());
     }
 }
+        (&["--knock", "--gate", "office"], "write --knock-gate NAME"),
+        (&["--knock", "--gate", "office/1"], "redis://HOST:PORT"),
