@@ -28,7 +28,6 @@ use super::unanswered::Unanswered;
 use crate::knocker::{Knocker, Occasion, Schedule, now};
 use crate::net::{self, DialError, HostChange, HostChanges, Stream, dial_after};
 use crate::observe::KnockReason;
-use crate::reason::CloseReason;
 use crate::upstream::{ConnectFailure, DialOptions, Target};
 
 /// Pauses before the repetitions of a call. A datagram may be lost, and a firewall may take a
@@ -48,6 +47,9 @@ const WHILE_DIALLING: [Duration; 3] =
 
 /// Further remedy where this end knocks.
 const KNOCKED: &str = "; this end knocked, so check that --knock is on there, that the keys are the same, that both clocks are right, and that firewalls let UDP to that port pass";
+
+/// Further remedy where it does not.
+const NOT_KNOCKED: &str = "; if its gate opens by knocking, add --knock here";
 
 /// Interval at which the clocks are compared, to notice that the machine slept.
 const LOOK: Duration = Duration::from_secs(1);
@@ -129,12 +131,18 @@ impl DialerHandshake {
 impl DialerHandshake {
     /// Returns the failure of a call, with what to check where this end knocks.
     pub(super) fn failure(&self, error: CallError) -> ConnectFailure {
+        let advice = match (&error, self.knocker()) {
+            // What answers there has no gate.
+            (CallError::Unanswered(Unanswered::Spoke(_) | Unanswered::Babbled), _) => "",
+            (CallError::Unanswered(_), None) => NOT_KNOCKED,
+            (CallError::Unanswered(_), Some(_)) => KNOCKED,
+            // No knock has left for a name without an address.
+            (CallError::Dial(DialError::Unresolved(_) | DialError::Local(_)), _) => "",
+            (CallError::Dial(_), Some(_)) => KNOCKED,
+            (CallError::Dial(_) | CallError::Local, _) => "",
+        };
         let mut failure = ConnectFailure::from(error);
-        let is_silence =
-            matches!(failure.reason, CloseReason::NoAnswer | CloseReason::PeerUnreachable);
-        if is_silence && self.knocker().is_some() {
-            failure.detail += KNOCKED;
-        }
+        failure.detail += advice;
         failure
     }
 }
