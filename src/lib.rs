@@ -11,7 +11,7 @@
 //! | 1 pure | `proto`, `keys`, `gate` (its core, `crates/gate`), `proxy_protocol`, the probes of `upstream` | floor 0; no socket, no clock, no OS randomness |
 //! | 2 input and output | `files`, `random`, `tasks`, `net`, `http`, `observe`, the stores and the mirror of `gate` | floors 0 and 1; tokio, tracing, redis |
 //! | 3 both ends | `frontend`, `knock`, `knocker`, `upstream` | floors 0 to 2, not each other |
-//! | 4 service | `tunnel`, `service` (all of them as one type) | floors 0 to 3 |
+//! | 4 service | `tunnel`; `web` (HTTP) and on it `knockd`; `service` (all of them as one type) | floors 0 to 3 |
 //! | 5 process | `run`, `admin`, `sys`, `demo` | floors 0 to 4 |
 //! | 6 command line | `cli` | everything |
 //!
@@ -49,6 +49,11 @@ mod frontend;
 /// For the tests that hold every store to the same rules, and the benches of decisions.
 #[doc(hidden)]
 pub mod gate;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "bodies and errors for the services of HTTP that follow"
+)]
 mod http;
 mod knock;
 #[allow(dead_code, reason = "its router follows")]
@@ -66,3 +71,5 @@ mod sys;
 mod tasks;
 mod tunnel;
 mod upstream;
+#[allow(dead_code, reason = "the view of a connection for the services that follow")]
+mod web;

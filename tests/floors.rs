@@ -95,7 +95,7 @@ const FLOORS: &[Floor] = &[
     Floor { paths: &["http/client_address.rs"], may_import: &["addr", "gate"], forbidden: PURE },
     Floor {
         paths: &["http"],
-        may_import: &["printable", "net", "http"],
+        may_import: &["printable", "files", "net", "http"],
         forbidden: &["clap", "anyhow"],
     },
     Floor {
@@ -161,8 +161,24 @@ const FLOORS: &[Floor] = &[
         forbidden: &["tokio", "std::fs", "std::env", "Instant::now", "SystemTime", "SysRng"],
     },
     Floor {
+        paths: &["web"],
+        may_import: &[
+            "addr", "reason", "gate", "net", "http", "observe", "tasks", "frontend", "upstream",
+            "knock", "web",
+        ],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
+        paths: &["knockd"],
+        may_import: &["addr", "gate", "http", "web", "knockd"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
         paths: &["service"],
-        may_import: &["addr", "gate", "keys", "knock", "net", "observe", "tunnel", "service"],
+        may_import: &[
+            "addr", "frontend", "gate", "keys", "knock", "knockd", "net", "observe", "tunnel",
+            "web", "service",
+        ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
@@ -195,7 +211,8 @@ const FLOORS: &[Floor] = &[
         paths: &["run", "demo"],
         may_import: &[
             "addr", "secret", "proto", "keys", "files", "gate", "knock", "net", "observe", "tasks",
-            "frontend", "knocker", "tunnel", "service", "sys", "admin", "run", "demo",
+            "frontend", "http", "knocker", "knockd", "tunnel", "web", "service", "sys", "admin",
+            "run", "demo",
         ],
         forbidden: &["clap"],
     },
@@ -218,7 +235,10 @@ const FLOORS: &[Floor] = &[
             "knocker",
             "upstream",
             "knock",
+            "http",
+            "knockd",
             "tunnel",
+            "web",
             "service",
             "sys",
             "admin",

@@ -15,7 +15,7 @@ use crate::gate::admission::LiveExplanation;
 use crate::gate::decision::{Line, Rule};
 use crate::gate::memory_store::MemoryStore;
 use crate::gate::{Explanation, Gate, GrantNote, Member, Peer, StoreOptions, UnixMillis};
-use crate::tunnel::Tunnel;
+use crate::service::Service;
 
 /// The part of an entry that only its store knows.
 #[derive(Clone, Debug, Default)]
@@ -178,17 +178,17 @@ pub(super) fn peer(address: &str, announced: bool) -> Result<Peer, RequestError>
 fn gated<T>(
     registry: &Registry,
     wanted: Option<&str>,
-    of: impl Fn(&Tunnel, &Gate) -> T,
+    of: impl Fn(&Service, &Gate) -> T,
 ) -> Result<Vec<T>, RequestError> {
     let newest = registry.newest();
-    let tunnels: Vec<&Tunnel> = newest.iter().filter_map(|service| service.as_tunnel()).collect();
+    let tunnels: Vec<&Service> = newest.iter().map(|service| &**service).collect();
     if let Some(name) = wanted
         && !tunnels.iter().any(|tunnel| tunnel.name() == name)
     {
         let names: Vec<&str> = tunnels.iter().map(|tunnel| tunnel.name()).collect();
         return Err(RequestError::NoTunnel(name.to_owned(), names.join(", ")));
     }
-    let is_wanted = |tunnel: &&&Tunnel| wanted.is_none_or(|name| name == tunnel.name());
+    let is_wanted = |tunnel: &&&Service| wanted.is_none_or(|name| name == tunnel.name());
     let found: Vec<T> = tunnels
         .iter()
         .filter(is_wanted)

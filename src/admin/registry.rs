@@ -160,7 +160,7 @@ impl Registry {
     /// Returns the tunnels by name.
     pub(super) fn tunnels(&self) -> Vec<TunnelView> {
         let newest = self.newest();
-        newest.iter().filter_map(|service| TunnelView::of(service)).collect()
+        newest.iter().map(|service| TunnelView::of(service)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -169,8 +169,8 @@ impl Registry {
 }
 
 impl TunnelView {
-    fn of(service: &Service) -> Option<Self> {
-        let status = service.as_tunnel()?.status();
-        Some(Self { kind: service.kind(), meters: Arc::clone(service.meters()), status })
+    fn of(service: &Service) -> Self {
+        let meters = Arc::clone(service.meters());
+        Self { kind: service.kind(), meters, status: service.status() }
     }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};
@@ -28,6 +29,7 @@ use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::net::{look_up, missing_family};
 use crate::printable::printable;
 use crate::run::{self, Failure};
+use crate::service::ServiceOptions;
 use crate::tunnel::Options;
 use crate::tunnel::preflight::{CheckResult, Failed, Passed};
 
@@ -139,7 +141,7 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
         for name in names(options) {
             let (comment, is_found) = resolved(&name);
             print(&comment)?;
-            lost += usize::from(!is_found && !options.wait_for_dns);
+            lost += usize::from(!is_found && !options.waits_for_dns());
         }
     }
     plan.iter().try_for_each(show_missing)?;
@@ -169,8 +171,9 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
 impl OneArgs {
     fn check(self) -> Result<(), Failure> {
         let binds = !self.sources.is_empty();
-        let plan = loops::plan_of(self.tunnel()?.options(None, None)?)?;
-        let findings = run::try_one(&plan[0], binds)?;
+        let options = self.tunnel()?.options(None, None)?;
+        loops::refuse(slice::from_ref(&options))?;
+        let findings = run::try_one(&options, binds)?;
         let several = findings.len() > 1;
         for CheckResult { target, passed, failed } in &findings {
             let place = if several { format!("{target}: ") } else { String::new() };
@@ -234,28 +237,26 @@ fn line(text: &str) -> Result<(), Failure> {
     print(&format!("{}\n", printable(text))).map(drop)
 }
 
-/// Returns the host names of a tunnel, with their ports.
-fn names(options: &Options) -> Vec<Address> {
-    let sources = options.sources.iter().filter_map(Source::address);
-    let knocks = options.knock.iter().flat_map(|knock| &knock.addresses);
-    let all = sources.chain(knocks).chain(options.role.targets());
+/// Returns the host names of a service, with their ports.
+fn names(options: &ServiceOptions) -> Vec<Address> {
+    let sources = options.sources().iter().filter_map(Source::address);
+    let knocks = options.knock().into_iter().flat_map(|knock| &knock.addresses);
+    let all = sources.chain(knocks).chain(options.targets());
     all.filter(|address| !address.is_literal()).cloned().collect()
 }
 
-/// Prints as a comment the sources of a tunnel that cannot be listened on here.
+/// Prints as a comment the sources of a service that cannot be listened on here.
 ///
 /// # Errors
 /// [`Failure::Usage`] when none can be listened on.
-fn show_missing(options: &Options) -> Result<(), Failure> {
+fn show_missing(options: &ServiceOptions) -> Result<(), Failure> {
     let missing = |source: &Source| source.address().and_then(missing_family);
-    let missing: Vec<_> = options.sources.iter().filter_map(missing).collect();
-    let is_all = missing.len() == options.sources.len();
+    let missing: Vec<_> = options.sources().iter().filter_map(missing).collect();
+    let is_all = missing.len() == options.sources().len();
     for error in missing {
         if is_all {
-            let name = options.name.as_deref().unwrap_or_default();
-            return Err(Failure::Usage(
-                anyhow::Error::new(error).context(format!("tunnel {name}")),
-            ));
+            let title = format!("{} {}", options.kind().as_str(), options.display_name());
+            return Err(Failure::Usage(anyhow::Error::new(error).context(title)));
         }
         line(&format!("# {error}"))?;
     }
@@ -292,9 +293,10 @@ fn is_readable(file: &Path, user: Uid, group: Gid) -> bool {
 }
 
 /// Tests everything that the tunnels connect to, and prints the steps.
-fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
+fn connect(plan: &[ServiceOptions], file: &Path) -> Result<(), Failure> {
     let mut broken = 0;
-    for (options, findings) in plan.iter().zip(run::try_all(plan)?) {
+    let tunnels: Vec<&Options> = plan.iter().filter_map(ServiceOptions::as_tunnel).collect();
+    for (options, findings) in tunnels.iter().zip(run::try_all(&tunnels)?) {
         let name = options.name.as_deref().unwrap_or_default();
         for CheckResult { target, passed, failed } in findings {
             let passed: Vec<&str> = passed.iter().map(|passed| passed.step).collect();

@@ -49,6 +49,11 @@ pub(super) enum UsageError {
         "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"
     )]
     Ring(String),
+    /// A service that writes a store without one.
+    #[error(
+        "there is no store that knocks could be written to; add --gate redis://HOST:PORT or file:PATH"
+    )]
+    NoStore,
     /// `0` where a time must pass.
     #[error("{flag}: 0 seconds is not allowed; {remedy}")]
     ZeroSeconds {

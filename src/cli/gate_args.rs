@@ -47,6 +47,18 @@ pub(super) struct GateArgs {
     #[arg(long, value_name = "WHAT", help_heading = GATE)]
     on_revoke: Option<OnRevoke>,
 
+    #[command(flatten)]
+    reaping: ReapArgs,
+
+    /// Load balancers, which must announce their clients with the PROXY protocol, and no others
+    /// may: networks, or unix for all peers of a unix socket; repeatable
+    #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = GATE)]
+    proxy_from: Vec<Balancer>,
+}
+
+/// Removal of addresses that are not used.
+#[derive(Clone, Copy, Debug, Args)]
+struct ReapArgs {
     /// Remove addresses from the store that were not seen for this long, such as 30d
     /// [default: never]
     #[arg(
@@ -54,11 +66,16 @@ pub(super) struct GateArgs {
         allow_hyphen_values = true, help_heading = GATE
     )]
     reap_idle: Option<Duration>,
+}
 
-    /// Load balancers, which must announce their clients with the PROXY protocol, and no others
-    /// may: networks, or unix for all peers of a unix socket; repeatable
-    #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = GATE)]
-    proxy_from: Vec<Balancer>,
+/// The gate of a service that asks it about addresses in requests, and ends no connections.
+#[derive(Debug, Args)]
+pub(super) struct StoreRuleArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    #[command(flatten)]
+    rules: RuleArgs,
 }
 
 /// Rules that decide besides the store.
@@ -207,15 +224,14 @@ impl GateArgs {
             denied: self.denied.unwrap_or_default(),
             on_revoke: self.on_revoke.unwrap_or_default(),
             ban_after: acceptor.ban_after,
-            reap_idle: self.reap_idle,
+            reap_idle: self.reaping.reap_idle,
             named: self.store.named(access),
         })))
     }
 
     /// Returns the load balancers.
     pub(super) fn proxies(&self) -> Arc<Balancers> {
-        let nets = self.proxy_from.iter().filter_map(|balancer| balancer.net()).collect();
-        Arc::new(Balancers { nets, unix: self.proxy_from.contains(&Balancer::Unix) })
+        balancers(&self.proxy_from)
     }
 
     /// Returns warnings about settings that are valid, but seldom intended.
@@ -239,7 +255,7 @@ impl GateArgs {
         let flags = [
             ("--gate-failure", self.rules.gate_failure.is_some()),
             ("--on-revoke", self.on_revoke.is_some()),
-            ("--reap-idle", self.reap_idle.is_some()),
+            ("--reap-idle", self.reaping.reap_idle.is_some()),
             ("--ban-after", acceptor.ban_after.is_some()),
         ];
         first(&flags).map_or(Ok(()), |flag| Err(GateFlagError::NeedsStore(flag)))
@@ -250,6 +266,40 @@ impl GateArgs {
             [("--internal", self.rules.internal.is_some()), ("--denied", self.denied.is_some())];
         first(&flags).map_or(Ok(()), |flag| Err(GateFlagError::NoGate(flag).into()))
     }
+}
+
+impl StoreRuleArgs {
+    /// Returns the files that describe how to reach the store.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.store.files()
+    }
+
+    /// Returns the gate that the flags describe; `None` without a store. `access` is the tolerated
+    /// access of others to its files with secrets.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub(super) fn options(&self, access: Access) -> Result<Option<Arc<GateOptions>>, Failure> {
+        let store = self.store.options(access)?;
+        if matches!(store, StoreOptions::None) {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(GateOptions {
+            rules: self.rules.rules(&store),
+            store,
+            denied: Denied::default(),
+            on_revoke: OnRevoke::default(),
+            ban_after: None,
+            reap_idle: None,
+            named: self.store.named(access),
+        })))
+    }
+}
+
+/// Returns the load balancers of `--proxy-from`.
+pub(super) fn balancers(all: &[Balancer]) -> Arc<Balancers> {
+    let nets = all.iter().filter_map(|balancer| balancer.net()).collect();
+    Arc::new(Balancers { nets, unix: all.contains(&Balancer::Unix) })
 }
 
 /// Returns whether `target` is the server that the gate asks, as far as the text shows.

@@ -8,10 +8,12 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use super::errors::UsageError;
 use crate::addr::{Address, ServiceName, Source};
 use crate::net::{is_own, look_up, port_number};
+use crate::service::ServiceOptions;
 use crate::tunnel::{Options, Role};
 
 /// A tunnel of a plan; for a decrypt end also one of its services.
@@ -36,14 +38,23 @@ pub(super) fn refuse(plan: &[Options]) -> Result<(), UsageError> {
     Ok(())
 }
 
+/// Refuses services of which tunnels bring a connection back to where it was.
+///
+/// # Errors
+/// [`UsageError::Ring`]
+pub(super) fn refuse_all(plan: &[ServiceOptions]) -> Result<(), UsageError> {
+    let tunnels: Vec<Options> =
+        plan.iter().filter_map(ServiceOptions::as_tunnel).cloned().collect();
+    refuse(&tunnels)
+}
+
 /// Returns the plan of one tunnel.
 ///
 /// # Errors
 /// [`UsageError::Ring`]
-pub(super) fn plan_of(options: Options) -> Result<Vec<Options>, UsageError> {
-    let plan = vec![options];
-    refuse(&plan)?;
-    Ok(plan)
+pub(super) fn plan_of(options: Options) -> Result<Vec<ServiceOptions>, UsageError> {
+    refuse(slice::from_ref(&options))?;
+    Ok(vec![options.into()])
 }
 
 /// Lists the stops of a connection that arrives at a tunnel.

@@ -19,6 +19,7 @@ mod gate_cmd;
 mod habits;
 mod key_cmd;
 mod knock_cmd;
+mod knockd_args;
 mod loops;
 mod output;
 mod pipe_cmd;
@@ -26,6 +27,7 @@ mod process_args;
 mod receive_knock_args;
 mod renamed;
 mod run_cmd;
+mod service_args;
 mod spiped;
 mod store_args;
 mod target_args;
@@ -33,6 +35,7 @@ mod times;
 mod tunnel_args;
 mod values;
 mod variables;
+mod web_args;
 mod wish_args;
 
 use std::any::TypeId;
@@ -155,7 +158,10 @@ enum Commands {
     /// Ask the gate of a decrypt end to let this host in
     #[command(after_help = knock_cmd::EXAMPLES)]
     Knock(Box<knock_cmd::KnockCommandArgs>),
-    /// Run all tunnels of a configuration file; SIGHUP reloads it
+    /// Let in who knocks over HTTP: tokens, forward-auth, a page
+    #[command(after_help = knockd_args::EXAMPLES)]
+    Knockd(Box<knockd_args::KnockdCommandArgs>),
+    /// Run all services of a configuration file; SIGHUP reloads it
     #[command(after_help = run_cmd::RUN_EXAMPLES)]
     Run(run_cmd::RunArgs),
     /// Check a configuration file and show its effect, or try one tunnel step by step
@@ -229,7 +235,7 @@ fn hinted(command: Command) -> Command {
 
 /// Returns the tables of a configuration file with the flags that are their keys, for its manual
 /// page.
-pub fn file_tables() -> [(&'static str, Command); 4] {
+pub fn file_tables() -> [(&'static str, Command); 5] {
     config::tables()
 }
 
@@ -305,6 +311,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
         Commands::Decrypt(args) => args.run(TunnelArgs::Decrypt).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
         Commands::Knock(args) => knock_cmd::knock(*args).map(Done::from),
+        Commands::Knockd(args) => args.run().map(Done::from),
         Commands::Run(args) => run_cmd::run(args, typed),
         Commands::Check(args) => check_cmd::check(*args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),

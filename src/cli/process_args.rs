@@ -23,7 +23,6 @@ use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
 use crate::sys::privileges::User;
 use crate::sys::sandbox::Rules;
-use crate::tunnel::Options;
 
 /// Heading of these flags.
 pub(super) const PROCESS: &str = "Process and log";
@@ -111,18 +110,17 @@ impl ProcessArgs {
         self.user.as_ref().and_then(User::uid)
     }
 
-    /// Runs tunnels. A reload replaces them by those of `reloading`.
+    /// Runs services. A reload replaces them by those of `reloading`.
     ///
     /// # Errors
     /// [`Failure`] of the run.
     pub(super) fn run(
         &self,
         readiness: Readiness,
-        plan: Vec<Options>,
+        plan: Vec<ServiceOptions>,
         reloading: Reloading,
     ) -> Result<Outcome, Failure> {
         let Reloading { reread, files, ports } = reloading;
-        let plan: Vec<ServiceOptions> = plan.into_iter().map(ServiceOptions::from).collect();
         // Done before the log is started: its thread would escape the sandbox.
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
@@ -141,7 +139,7 @@ impl ProcessArgs {
         let paths = ProcessPaths { pid_file, is_pid_file_ours, sockets, metrics, files };
         let place = self.pid_place();
         let rules = self.sandbox.rules(|| run::rules_of_services(plan, &paths, ports));
-        Prepared::new(plan.iter().map(ServiceOptions::keys), rules).with_place(place)
+        Prepared::new(plan.iter().filter_map(ServiceOptions::keys), rules).with_place(place)
     }
 
     /// Reserves the place of the pid file, if it is ours: with a predecessor the file is its own,

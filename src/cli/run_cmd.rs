@@ -117,7 +117,7 @@ fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
     let process = config.process.clone();
     let reread: Reread = Arc::new(move || {
         let now = load(&args)?;
-        Ok(Plan::of_tunnels(now.plan()?, now.process_changes(&config)))
+        Ok(Plan { services: now.plan()?, restart: now.process_changes(&config) })
     });
     process.run(readiness, plan, Reloading { reread, files, ports: Ports::Any })
 }

@@ -315,7 +315,7 @@ impl StoreArgs {
                 None => Ok(None),
             };
         }
-        let secret = key.as_ref().map(|file| tls_key::read(file, access)).transpose();
+        let secret = key.as_ref().map(|file| tls_key::read("--gate-key", file, access)).transpose();
         let secret = secret.map_err(|error| Failure::Usage(error.into()))?;
         let files = TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
         let tls = TlsOptions::read(files, secret.as_ref());

@@ -41,7 +41,7 @@ pub(super) const DEFAULT_HANDSHAKES: usize = 1024;
 pub(super) const DEFAULT_UNOPENED: usize = 256;
 
 /// Heading of the flags about numbers.
-const LIMITS: &str = "Limits";
+pub(super) const LIMITS: &str = "Limits";
 
 /// Heading of the flags about names.
 const NAMES: &str = "Host names";
@@ -405,6 +405,6 @@ pub(super) fn reread(
     let from_stdin = keys.iter().any(|key| keyfile::is_stdin(key));
     Arc::new(move || match from_stdin {
         true => Err(UsageError::KeyReadOnce.into()),
-        false => Ok(Plan::of_tunnels(loops::plan_of(options()?)?, vec![])),
+        false => Ok(Plan { services: loops::plan_of(options()?)?, restart: vec![] }),
     })
 }

@@ -1,18 +1,26 @@
-//! HTTP/1.1 server for the process's own endpoints: metrics and health.
+//! HTTP servers: the process's own endpoints (metrics and health), and the services that speak
+//! HTTP.
 //!
 //! ```text
+//!   server          one request and its answer, for metrics and health
+//!   limits          times and sizes that no client of these exceeds
+//!   connection      the requests of one connection of a service
 //!   client_address  the client of a request behind proxies
-//!   server          one connection: a request, its answer
-//!   limits          times and sizes that no client exceeds
+//!   tls             certificate and handshake of a service
+//!   body            body of an answer
 //! ```
 //!
-//! It reads no body, keeps no connection alive, and knows no route: those belong to the module that
-//! uses it.
+//! It knows no route and no gate: those belong to the modules that use it.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the services that use it follow"))]
+mod body;
 pub mod client_address;
+mod connection;
 mod limits;
 mod server;
+mod tls;
 
+pub use body::{Body, BoxError, empty, full};
+pub use connection::{ConnectionLimits, Version};
 pub use limits::Limits;
 pub use server::{Server, text};
+pub use tls::{Acceptor, CERT_FLAG, KEY_FLAG, ServerTls, ServerTlsError};

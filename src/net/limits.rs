@@ -16,6 +16,13 @@ pub const RESERVED: u64 = 32;
 /// A session is a socket to each side.
 pub const PER_SESSION: u64 = 2;
 
+/// Too few file descriptors for a single session.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} file descriptors are too few for a session; raise the limit with ulimit -n, or LimitNOFILE= of a unit"
+)]
+pub struct TooFewDescriptors(pub u64);
+
 /// Slots for sessions. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Slots(Arc<SlotPool>);

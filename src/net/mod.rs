@@ -31,6 +31,7 @@ pub mod service_files;
 mod socket_file;
 pub mod sources;
 pub mod stream;
+mod tls_identity;
 mod zone;
 
 pub use accept_loop::AcceptLoop;
@@ -42,7 +43,7 @@ pub use duplex::{Duplex, ReadSide, WriteSide};
 pub use handshake_slots::{HandshakeSlot, PendingHandshakes};
 pub use host_changes::{HostChange, HostChanges};
 pub use keepalive::Path;
-pub use limits::{PER_SESSION, RESERVED, Slot, Slots, sessions_that_fit};
+pub use limits::{PER_SESSION, RESERVED, Slot, Slots, TooFewDescriptors, sessions_that_fit};
 pub use listen::{AsyncListener, Listener, missing_family};
 pub use names::Names;
 pub use outgoing::Outgoing;
@@ -54,3 +55,6 @@ pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, look_up, port_
 pub use socket_file::Heir;
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use stream::{SocketOptions, Stream};
+pub use tls_identity::{IdentityError, IdentityFiles};
+#[cfg(feature = "aws-lc")]
+pub use tls_identity::{certificates, certified_key};

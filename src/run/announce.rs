@@ -8,8 +8,9 @@ use tracing::{info, warn};
 use crate::addr::{Address, ServiceName};
 use crate::net::AsyncListener;
 use crate::observe::Pairs;
-use crate::service::{self, ServiceOptions};
+use crate::service::{self, Kind, ServiceOptions};
 use crate::tunnel::{Capacity, ConfigWarning, Options, Role};
+use crate::web::{self, WebOptions};
 
 /// Logs the settings of a service that starts, and suspicious ones as warnings.
 pub(super) fn announce(
@@ -19,20 +20,41 @@ pub(super) fn announce(
     knocks: &[String],
 ) {
     capacity.warn_if_less_than(options);
-    let (ServiceOptions::Tunnel(options), service::Capacity::Tunnel(capacity)) =
-        (options, capacity);
+    let tunnel = options.name().map(|name| &**name);
     for address in knocks {
-        info!(tunnel = options.name.as_deref(), address, "listening for knocks");
+        info!(tunnel, address, "listening for knocks");
     }
-    announce_tunnel(options, capacity, listeners);
-}
-
-fn announce_tunnel(options: &Options, capacity: Capacity, listeners: &[&Arc<AsyncListener>]) {
-    let tunnel = options.name.as_deref();
-    options.warnings.iter().for_each(|warning| log_warning(tunnel, warning));
+    if let ServiceOptions::Tunnel(options) = options {
+        options.warnings.iter().for_each(|warning| log_warning(tunnel, warning));
+    }
     for listener in listeners {
         info!(tunnel, address = listener.local(), "listening");
     }
+    match (options, capacity) {
+        (ServiceOptions::Tunnel(options), service::Capacity::Tunnel(capacity)) => {
+            announce_tunnel(options, capacity);
+        }
+        (_, service::Capacity::Web(capacity)) => {
+            options.web().iter().for_each(|web| announce_web(options.kind(), web, capacity));
+        }
+        (ServiceOptions::Knockd(_), service::Capacity::Tunnel(_)) => {}
+    }
+}
+
+fn announce_web(kind: Kind, options: &WebOptions, capacity: web::Capacity) {
+    info!(
+        tunnel = options.name.as_deref(),
+        mode = kind.as_str(),
+        tls = options.tls.is_some(),
+        connections = capacity.connections(options),
+        descriptors = capacity.descriptors,
+        timeout_s = options.timeout.as_secs_f64(),
+        "ready"
+    );
+}
+
+fn announce_tunnel(options: &Options, capacity: Capacity) {
+    let tunnel = options.name.as_deref();
     let keys: Vec<String> = options.keys.iter().map(|key| key.id().to_string()).collect();
     let keys = keys.join(" ");
     let Capacity { sessions, handshakes, unopened, descriptors, .. } = capacity;

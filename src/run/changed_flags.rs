@@ -1,4 +1,4 @@
-//! Names the settings in which two configurations of a tunnel differ, by their flags, for an
+//! Names the settings in which two configurations of a service differ, by their flags, for an
 //! operator who reloads.
 //!
 //! The options are compared and not their text: `60s` instead of `1m` is no change. The pattern
@@ -6,15 +6,77 @@
 
 use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
+use crate::http::ServerTls;
 use crate::knock::ReceiverOptions;
+use crate::knockd;
+use crate::service::ServiceOptions;
 use crate::tunnel::{Limits, Options, Role};
+use crate::web::WebOptions;
 
 /// A flag, and true if its value differs.
 type Compared = (&'static str, bool);
 
-/// Lists the flags of a tunnel that have different values. A tunnel that can listen where it could
+/// Lists the flags of a service that have different values. One that can listen where it could
 /// not before has a new listener, with unchanged flags.
-pub(super) fn changed(old: &Options, new: &Options, has_new_listener: bool) -> Vec<String> {
+pub(super) fn changed(
+    old: &ServiceOptions,
+    new: &ServiceOptions,
+    has_new_listener: bool,
+) -> Vec<String> {
+    let all = match (old, new) {
+        (ServiceOptions::Tunnel(old), ServiceOptions::Tunnel(new)) => {
+            of_tunnel(old, new, has_new_listener)
+        }
+        (ServiceOptions::Knockd(old), ServiceOptions::Knockd(new)) => {
+            of_knockd(old, new, has_new_listener)
+        }
+        // The service is of another kind.
+        _ => vec![("mode", true)],
+    };
+    all.into_iter().filter(|(_, differs)| *differs).map(|(flag, _)| flag.to_owned()).collect()
+}
+
+fn of_knockd(
+    old: &knockd::Options,
+    new: &knockd::Options,
+    has_new_listener: bool,
+) -> Vec<Compared> {
+    let knockd::Options { web, gate } = old;
+    let mut all = of_web(web, &new.web, has_new_listener);
+    all.extend(gate_of(gate, &new.gate));
+    all
+}
+
+fn of_web(old: &WebOptions, new: &WebOptions, has_new_listener: bool) -> Vec<Compared> {
+    let WebOptions {
+        name: _,
+        sources,
+        tls,
+        trusted_proxies,
+        proxy_from,
+        connections,
+        per_source,
+        timeout,
+        keepalive,
+        drain,
+    } = old;
+    let is_same_file = |new: &ServerTls| tls.as_ref().is_some_and(|old| old.cert == new.cert);
+    let is_renewed = *tls != new.tls;
+    vec![
+        ("source", has_new_listener || *sources != new.sources),
+        ("tls-cert", is_renewed),
+        ("tls-key", is_renewed && !new.tls.as_ref().is_some_and(is_same_file)),
+        ("trusted-proxies", *trusted_proxies != new.trusted_proxies),
+        ("proxy-from", *proxy_from != new.proxy_from),
+        ("max-sessions", *connections != new.connections),
+        ("max-per-source", *per_source != new.per_source),
+        ("timeout", *timeout != new.timeout),
+        ("no-keepalive", *keepalive != new.keepalive),
+        ("drain", *drain != new.drain),
+    ]
+}
+
+fn of_tunnel(old: &Options, new: &Options, has_new_listener: bool) -> Vec<Compared> {
     let Options {
         name: _,
         role,
@@ -70,7 +132,7 @@ pub(super) fn changed(old: &Options, new: &Options, has_new_listener: bool) -> V
         (Some(old), Some(new)) => knock_of(old, new),
         (old, new) => vec![("knock", old.is_some() != new.is_some())],
     });
-    all.into_iter().filter(|(_, differs)| *differs).map(|(flag, _)| flag.to_owned()).collect()
+    all
 }
 
 fn role_of(old: &Role, new: &Role) -> Vec<Compared> {

@@ -134,7 +134,11 @@ mod tests {
     ) -> Result<Vec<tunnel::Capacity>, TooFewDescriptors> {
         let plan: Vec<_> = plan.iter().cloned().map(ServiceOptions::Tunnel).collect();
         let all = share(&plan, descriptors)?;
-        Ok(all.into_iter().map(|Capacity::Tunnel(capacity)| capacity).collect())
+        let of_tunnel = |capacity| match capacity {
+            Capacity::Tunnel(capacity) => capacity,
+            Capacity::Web(_) => panic!("{capacity:?}"),
+        };
+        Ok(all.into_iter().map(of_tunnel).collect())
     }
 
     /// Two encrypt ends without a gate: neither asks for handshakes, as it has none.

@@ -127,13 +127,6 @@ pub struct Plan {
     pub restart: Vec<String>,
 }
 
-impl Plan {
-    /// Makes a plan of tunnels only.
-    pub fn of_tunnels(tunnels: Vec<Options>, restart: Vec<String>) -> Self {
-        Self { services: tunnels.into_iter().map(ServiceOptions::Tunnel).collect(), restart }
-    }
-}
-
 /// Runs services until they are stopped. On SIGHUP they are replaced by those of `reread`.
 ///
 /// # Errors
@@ -150,7 +143,7 @@ pub fn services(
 ///
 /// # Errors
 /// [`Failure::Runtime`] of the system.
-pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<CheckResult>>, Failure> {
+pub fn try_all(plan: &[&Options]) -> Result<Vec<Vec<CheckResult>>, Failure> {
     let runtime = runtime().map_err(Failure::Runtime)?;
     let found = runtime.block_on(async {
         let mut found = Vec::with_capacity(plan.len());

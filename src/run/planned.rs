@@ -84,11 +84,9 @@ impl PreparedService {
 
     /// Names the settings in which it differs from the one that it replaces.
     pub(super) fn changes_from(&self, before: &RunningService) -> ChangedReply {
-        let (ServiceOptions::Tunnel(old), ServiceOptions::Tunnel(new)) =
-            (&before.options, &self.options);
         ChangedReply {
             tunnel: self.options.display_name().to_owned(),
-            settings: changed(old, new, self.has_new_listener),
+            settings: changed(&before.options, &self.options, self.has_new_listener),
         }
     }
 }

@@ -84,7 +84,7 @@ impl Prepared {
 /// Locks the keys of a new set of services in memory as well. Logs one line if that fails for some
 /// of them.
 pub(super) fn keep(plan: &[ServiceOptions]) {
-    if let Err(error) = memory::lock(plan.iter().map(ServiceOptions::keys)) {
+    if let Err(error) = memory::lock(plan.iter().filter_map(ServiceOptions::keys)) {
         let detail = "they may reach the swap space; raise ulimit -l (LimitMEMLOCK=) and restart";
         warn!(%error, detail, "keys are not locked in memory");
     }

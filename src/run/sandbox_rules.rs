@@ -11,7 +11,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::KnockingOptions;
-use crate::addr::{Address, BindAddress};
+use crate::addr::{Address, BindAddress, Source};
 use crate::files::place::FileId;
 use crate::gate::redis_store::RedisOptions;
 use crate::gate::{GateOptions, StoreOptions};
@@ -23,6 +23,7 @@ use crate::sys::notify::Manager;
 use crate::sys::pidfile::name_of_owner;
 use crate::sys::sandbox::{self, Open, Rules, SharedDirectory};
 use crate::tunnel::{self, PipeOptions};
+use crate::web::WebOptions;
 
 /// Name servers, for answers that are too long for UDP.
 const DNS: u16 = 53;
@@ -111,7 +112,16 @@ pub fn rules_of_services(plan: &[ServiceOptions], process: &ProcessPaths, ports:
 fn add_service(rules: &mut Rules, options: &ServiceOptions) {
     match options {
         ServiceOptions::Tunnel(options) => add_tunnel(rules, options),
+        ServiceOptions::Knockd(options) => {
+            add_web(rules, &options.web);
+            add_gate(rules, &options.gate);
+        }
     }
+}
+
+/// Allows listening. The files of a certificate are read again at a reload, with all others.
+fn add_web(rules: &mut Rules, options: &WebOptions) {
+    options.sources.iter().filter_map(Source::address).for_each(|it| add_source(rules, it));
 }
 
 fn add_tunnel(rules: &mut Rules, options: &tunnel::Options) {

@@ -14,10 +14,10 @@ mod running;
 
 use serde::{Deserialize, Serialize};
 
-pub use options::{Capacity, Prepared, ServiceOptions, Share, Surroundings};
+pub use options::{Capacity, Prepared, ServiceOptions, Share, Surroundings, WebNeeds};
 pub use running::Service;
 
-pub use crate::tunnel::TooFewDescriptors;
+pub use crate::net::TooFewDescriptors;
 
 /// Kind of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,4 +26,16 @@ pub enum Kind {
     /// An encrypted tunnel, either end.
     #[default]
     Tunnel,
+    /// Knocks over HTTP.
+    Knockd,
+}
+
+impl Kind {
+    /// Returns its word, as in a log line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Knockd => "knockd",
+        }
+    }
 }

@@ -6,19 +6,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::addr::Source;
+use super::Kind;
+use crate::addr::{Address, Source};
 use crate::gate::{Gate, GateOptions};
 use crate::keys::KeyRing;
 use crate::knock::ReceiverOptions;
-use crate::net::ResolveError;
+use crate::knockd;
+use crate::net::{ResolveError, TooFewDescriptors};
 use crate::observe::Meters;
-use crate::tunnel::{self, ReplayState, TooFewDescriptors};
+use crate::tunnel::{self, ReplayState};
+use crate::web::{self, WebOptions};
 
 /// Settings of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServiceOptions {
     /// Of a tunnel end.
     Tunnel(tunnel::Options),
+    /// Of knocks over HTTP.
+    Knockd(knockd::Options),
 }
 
 /// Limits of a service, given its share of the descriptors.
@@ -26,6 +31,8 @@ pub enum ServiceOptions {
 pub enum Capacity {
     /// Of a tunnel end.
     Tunnel(tunnel::Capacity),
+    /// Of a service of HTTP.
+    Web(web::Capacity),
 }
 
 /// Share of the process's descriptors for one service.
@@ -51,27 +58,63 @@ pub struct Surroundings<'a> {
 pub enum Prepared {
     /// Of a tunnel end.
     Tunnel(tunnel::Prepared),
+    /// Of knocks over HTTP.
+    Knockd(WebNeeds),
+}
+
+/// Needs of a service of HTTP.
+pub struct WebNeeds {
+    pub(super) gate: Option<Gate>,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl ServiceOptions {
+    /// Returns the kind of the service.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Tunnel(_) => Kind::Tunnel,
+            Self::Knockd(_) => Kind::Knockd,
+        }
+    }
+
+    /// Returns the settings that all services of HTTP have, where it is one.
+    pub fn web(&self) -> Option<&WebOptions> {
+        match self {
+            Self::Tunnel(_) => None,
+            Self::Knockd(options) => Some(&options.web),
+        }
+    }
+
+    /// Returns the tunnel, where it is one.
+    pub fn as_tunnel(&self) -> Option<&tunnel::Options> {
+        match self {
+            Self::Tunnel(options) => Some(options),
+            Self::Knockd(_) => None,
+        }
+    }
+
     /// Returns the name in the log; `None` where the process has one service only.
     pub fn name(&self) -> Option<&Arc<str>> {
         match self {
             Self::Tunnel(options) => options.name.as_ref(),
+            Self::Knockd(options) => options.web.name.as_ref(),
         }
     }
 
     /// Returns the name for operators.
     pub fn display_name(&self) -> &str {
-        match self {
-            Self::Tunnel(options) => options.name.as_deref().unwrap_or_else(|| options.role.mode()),
-        }
+        let of_kind = match self {
+            Self::Tunnel(options) => options.role.mode(),
+            Self::Knockd(_) => self.kind().as_str(),
+        };
+        self.name().map_or(of_kind, |name| name)
     }
 
     /// Returns the addresses and inherited sockets that it listens on.
     pub fn sources(&self) -> &[Source] {
         match self {
             Self::Tunnel(options) => &options.sources,
+            Self::Knockd(options) => &options.web.sources,
         }
     }
 
@@ -79,6 +122,15 @@ impl ServiceOptions {
     pub fn gate(&self) -> Option<&Arc<GateOptions>> {
         match self {
             Self::Tunnel(options) => options.gate.as_ref(),
+            Self::Knockd(options) => Some(&options.gate),
+        }
+    }
+
+    /// Returns the addresses that it forwards to.
+    pub fn targets(&self) -> Vec<&Address> {
+        match self {
+            Self::Tunnel(options) => options.role.targets(),
+            Self::Knockd(_) => vec![],
         }
     }
 
@@ -86,13 +138,15 @@ impl ServiceOptions {
     pub fn knock(&self) -> Option<&Arc<ReceiverOptions>> {
         match self {
             Self::Tunnel(options) => options.knock.as_ref(),
+            Self::Knockd(_) => None,
         }
     }
 
     /// Returns the keys that have to stay in memory.
-    pub fn keys(&self) -> &KeyRing {
+    pub fn keys(&self) -> Option<&KeyRing> {
         match self {
-            Self::Tunnel(options) => &options.keys,
+            Self::Tunnel(options) => Some(&options.keys),
+            Self::Knockd(_) => None,
         }
     }
 
@@ -100,6 +154,7 @@ impl ServiceOptions {
     pub fn waits_for_dns(&self) -> bool {
         match self {
             Self::Tunnel(options) => options.wait_for_dns,
+            Self::Knockd(_) => false,
         }
     }
 
@@ -107,6 +162,7 @@ impl ServiceOptions {
     pub fn keepalive(&self) -> bool {
         match self {
             Self::Tunnel(options) => options.keepalive,
+            Self::Knockd(options) => options.web.keepalive,
         }
     }
 
@@ -114,6 +170,7 @@ impl ServiceOptions {
     pub fn timeout(&self) -> Duration {
         match self {
             Self::Tunnel(options) => options.timeout,
+            Self::Knockd(options) => options.web.timeout,
         }
     }
 
@@ -121,6 +178,7 @@ impl ServiceOptions {
     pub fn drain(&self) -> Duration {
         match self {
             Self::Tunnel(options) => options.drain,
+            Self::Knockd(options) => options.web.drain,
         }
     }
 
@@ -128,6 +186,7 @@ impl ServiceOptions {
     pub fn need(&self) -> u64 {
         match self {
             Self::Tunnel(options) => tunnel::Capacity::asked(options),
+            Self::Knockd(options) => web::Capacity::asked(&options.web, 0),
         }
     }
 
@@ -142,6 +201,10 @@ impl ServiceOptions {
                 let capacity = tunnel::Capacity::of(options, descriptors)?;
                 Ok(Capacity::Tunnel(tunnel::Capacity { lacking, ..capacity }))
             }
+            Self::Knockd(options) => {
+                let capacity = web::Capacity::of(&options.web, descriptors, 0)?;
+                Ok(Capacity::Web(web::Capacity { lacking, ..capacity }))
+            }
         }
     }
 
@@ -155,6 +218,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => {
                 tunnel::Prepared::get(options, gate, meters, memory).await.map(Prepared::Tunnel)
             }
+            Self::Knockd(_) => Ok(Prepared::Knockd(WebNeeds { gate, meters })),
         }
     }
 }
@@ -165,10 +229,23 @@ impl From<tunnel::Options> for ServiceOptions {
     }
 }
 
+impl From<knockd::Options> for ServiceOptions {
+    fn from(options: knockd::Options) -> Self {
+        Self::Knockd(options)
+    }
+}
+
 impl Capacity {
     /// Warns about limits that cannot be met.
     pub fn warn_if_less_than(self, options: &ServiceOptions) {
-        let (Self::Tunnel(capacity), ServiceOptions::Tunnel(options)) = (self, options);
-        capacity.warn_if_less_than(options);
+        match (self, options) {
+            (Self::Tunnel(capacity), ServiceOptions::Tunnel(options)) => {
+                capacity.warn_if_less_than(options);
+            }
+            (Self::Web(capacity), options) => {
+                options.web().iter().for_each(|options| capacity.warn_if_less_than(options));
+            }
+            (Self::Tunnel(_), _) => {}
+        }
     }
 }

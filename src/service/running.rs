@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 
-use super::{Capacity, Kind, Prepared, ServiceOptions};
+use super::{Capacity, Kind, Prepared, ServiceOptions, WebNeeds};
+use crate::frontend::Balancers;
 use crate::gate::{EffectivePolicy, Gate};
+use crate::knockd::{self, Knockd};
 use crate::net::{AsyncListener, DatagramSocket, SocketOptions};
 use crate::observe::Meters;
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Level, Status, Tunnel};
+use crate::web::{self, Application, Usage, WebParts, WebService, WebStatus};
 
 /// A running service.
 pub enum Service {
     /// A tunnel end.
     Tunnel(Arc<Tunnel>),
+    /// Knocks over HTTP.
+    Knockd(Arc<WebService<Knockd>>),
 }
 
 /// Cause of a service that cannot serve a new connection.
@@ -30,6 +35,16 @@ pub enum NotReady {
     },
 }
 
+/// Runs the same expression on whichever service this is.
+macro_rules! on_each {
+    ($self:expr, $service:ident => $body:expr) => {
+        match $self {
+            Service::Tunnel($service) => $body,
+            Service::Knockd($service) => $body,
+        }
+    };
+}
+
 impl Service {
     /// Starts a service, which replaces `before` if there is one: they share their limits, and the
     /// new gate judges the old connections. It accepts once [`Self::listen`] is called.
@@ -39,12 +54,28 @@ impl Service {
         capacity: Capacity,
         before: Option<&Self>,
     ) -> Self {
-        let (ServiceOptions::Tunnel(options), Prepared::Tunnel(parts), Capacity::Tunnel(capacity)) =
-            (options, parts, capacity);
-        let before = before.map(|Self::Tunnel(before)| &**before);
-        let tunnel = Arc::new(Tunnel::new(options, parts, capacity, before));
-        tunnel.begin();
-        Self::Tunnel(tunnel)
+        match (options, parts, capacity) {
+            (
+                ServiceOptions::Tunnel(options),
+                Prepared::Tunnel(parts),
+                Capacity::Tunnel(capacity),
+            ) => {
+                let before = before.and_then(Self::as_tunnel);
+                let tunnel = Arc::new(Tunnel::new(options, parts, capacity, before));
+                tunnel.begin();
+                Self::Tunnel(tunnel)
+            }
+            (ServiceOptions::Knockd(options), Prepared::Knockd(needs), Capacity::Web(capacity)) => {
+                let before = match before {
+                    Some(Self::Knockd(before)) => Some(&**before),
+                    _ => None,
+                };
+                let service = Arc::new(start_knockd(options, needs, capacity, before));
+                service.begin();
+                Self::Knockd(service)
+            }
+            _ => unreachable!("options, parts and capacity are of one kind"),
+        }
     }
 
     /// Accepts on `listeners` from now on, until it is stopped.
@@ -53,99 +84,83 @@ impl Service {
         options: &ServiceOptions,
         listeners: impl Iterator<Item = &'a Arc<AsyncListener>>,
     ) {
-        let Self::Tunnel(tunnel) = self;
         for listener in listeners {
             listener.set(&SocketOptions { keepalive: options.keepalive() });
-            tunnel.serve(Arc::clone(listener));
+            on_each!(self, service => service.serve(Arc::clone(listener)));
         }
     }
 
     /// Reads knocks from `sockets` from now on, until it is stopped.
     pub fn read_knocks<'a>(&self, sockets: impl Iterator<Item = &'a Arc<DatagramSocket>>) {
-        let Self::Tunnel(tunnel) = self;
-        sockets.for_each(|socket| tunnel.read_knocks(Arc::clone(socket)));
+        for socket in sockets {
+            on_each!(self, service => service.read_knocks(Arc::clone(socket)));
+        }
     }
 
     /// Changes its limits. Present sessions stay.
     pub fn set_capacity(&self, capacity: Capacity) {
-        let (Self::Tunnel(tunnel), Capacity::Tunnel(capacity)) = (self, capacity);
-        tunnel.set_capacity(capacity);
+        match (self, capacity) {
+            (Self::Tunnel(tunnel), Capacity::Tunnel(capacity)) => tunnel.set_capacity(capacity),
+            (Self::Knockd(service), Capacity::Web(capacity)) => service.set_capacity(capacity),
+            _ => unreachable!("service and capacity are of one kind"),
+        }
     }
 
     /// Stops accepting. Sessions continue.
     pub fn stop(&self) {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.stop(),
-        }
+        on_each!(self, service => service.stop());
     }
 
     /// Waits until every connection of a stopped service has ended.
     pub async fn finished(&self) {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.finished().await,
-        }
+        on_each!(self, service => service.finished().await);
     }
 
     /// Returns true if it is stopped and every connection has ended.
     pub fn is_finished(&self) -> bool {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.is_finished(),
-        }
+        on_each!(self, service => service.is_finished())
     }
 
     /// Ends all connections.
     pub fn cut(&self) {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.cut(),
-        }
+        on_each!(self, service => service.cut());
     }
 
     /// Waits until [`Self::cut`] is called.
     pub async fn is_cut(&self) {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.is_cut().await,
-        }
+        on_each!(self, service => service.is_cut().await);
     }
 
     /// Knocks at once at the gates of far ends, where it knocks at all.
     pub fn knock_again(&self) {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.knock_again(),
-        }
+        self.as_tunnel().into_iter().for_each(Tunnel::knock_again);
     }
 
     /// Logs everything that was counted and not logged yet.
     pub fn flush_log(&self) {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.flush_failures(),
-        }
+        on_each!(self, service => service.flush_failures());
     }
 
     /// Returns the number of sessions, those of its predecessors included.
     pub fn sessions(&self) -> usize {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.sessions(),
-        }
+        on_each!(self, service => service.sessions())
     }
 
     /// Returns the peak of its sessions.
     pub fn most_sessions(&self) -> usize {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.most_sessions(),
-        }
+        on_each!(self, service => service.most_sessions())
     }
 
     /// Returns its gate.
     pub fn gate(&self) -> Option<&Gate> {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.gate(),
-        }
+        on_each!(self, service => service.gate())
     }
 
     /// Returns its kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Tunnel(_) => Kind::Tunnel,
+            Self::Knockd(_) => Kind::Knockd,
         }
     }
 
@@ -156,15 +171,27 @@ impl Service {
 
     /// Returns its counters.
     pub fn meters(&self) -> &Arc<Meters> {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.meters(),
-        }
+        on_each!(self, service => service.meters())
+    }
+
+    /// Returns the load balancers that have to announce their clients.
+    pub fn balancers(&self) -> &Balancers {
+        on_each!(self, service => service.balancers())
     }
 
     /// Returns the tunnel that it is.
     pub fn as_tunnel(&self) -> Option<&Tunnel> {
         match self {
             Self::Tunnel(tunnel) => Some(tunnel),
+            Self::Knockd(_) => None,
+        }
+    }
+
+    /// Takes a snapshot of it.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.status(),
+            Self::Knockd(service) => of_web(Kind::Knockd, service.status()),
         }
     }
 
@@ -174,9 +201,8 @@ impl Service {
     /// # Errors
     /// [`NotReady`]
     pub fn ready(&self) -> Result<(), NotReady> {
-        let Self::Tunnel(tunnel) = self;
-        let status = tunnel.status();
-        let name = || format!("tunnel {}", self.name());
+        let status = self.status();
+        let name = || format!("{} {}", self.kind().as_str(), self.name());
         match &status.gate {
             _ if status.draining => Ok(()),
             _ if status.listeners.is_empty() => Err(NotReady::NoListener(name())),
@@ -187,5 +213,46 @@ impl Service {
             }
             _ => Ok(()),
         }
+    }
+}
+
+fn start_knockd(
+    options: &knockd::Options,
+    needs: WebNeeds,
+    capacity: web::Capacity,
+    before: Option<&WebService<Knockd>>,
+) -> WebService<Knockd> {
+    let WebNeeds { gate, meters } = needs;
+    let gate = gate.map(|gate| succeeding(&gate, before)).expect("its options have a gate");
+    let application = Arc::new(Knockd::new(gate.clone()));
+    let parts = WebParts { gate: Some(gate), asks_at_accept: false, meters, application };
+    WebService::new(&options.web, parts, capacity, before)
+}
+
+/// Returns the gate of a service that replaces `before`: it judges the connections that were
+/// admitted there.
+fn succeeding<A: Application>(gate: &Gate, before: Option<&WebService<A>>) -> Gate {
+    match before.and_then(WebService::gate) {
+        Some(old) => gate.succeeding(old),
+        None => gate.another(),
+    }
+}
+
+/// Returns the snapshot of a service of HTTP in the form that all services have.
+fn of_web(kind: Kind, status: WebStatus) -> Status {
+    let level = |Usage { now, most, limit }| Level { now, most, limit };
+    Status {
+        mode: kind.as_str(),
+        draining: status.draining,
+        listeners: status.listeners,
+        targets: status.targets,
+        keys: vec![],
+        sessions: level(status.connections),
+        handshakes: level(status.handshakes),
+        unopened: None,
+        pool: None,
+        is_knocking: false,
+        gate: status.gate,
+        knock_listeners: status.knock_listeners,
     }
 }

@@ -21,14 +21,16 @@ const LONGEST: usize = 1 << 20;
 pub enum TlsKeyError {
     /// Opening or reading failed.
     #[error(
-        "cannot read --gate-key {0}: {1}; check its path and who may read it, and that it is a regular file"
+        "cannot read {0} {1}: {2}; check its path and who may read it, and that it is a regular file"
     )]
-    Unreadable(Name, ReadError),
+    Unreadable(&'static str, Name, ReadError),
     /// It belongs to a user who is neither root nor the one that the process runs as.
     #[error(
-        "--gate-key {name} belongs to {owner}, who could change it; run 'chown {to} {name}', or run this as {owner}"
+        "{flag} {name} belongs to {owner}, who could change it; run 'chown {to} {name}', or run this as {owner}"
     )]
     Foreign {
+        /// The flag that names it.
+        flag: &'static str,
         /// The file.
         name: Name,
         /// Its owner.
@@ -38,9 +40,11 @@ pub enum TlsKeyError {
     },
     /// Group or others can read or change it.
     #[error(
-        "--gate-key {name} is open to other users (mode {mode:04o}); run 'chmod 600 {name}', or accept it with --allow-readable-key"
+        "{flag} {name} is open to other users (mode {mode:04o}); run 'chmod 600 {name}', or accept it with --allow-readable-key"
     )]
     OpenToOthers {
+        /// The flag that names it.
+        flag: &'static str,
         /// The file.
         name: Name,
         /// Its permission bits.
@@ -48,23 +52,27 @@ pub enum TlsKeyError {
     },
 }
 
-/// Reads the bytes of the file at `path`.
+/// Reads the bytes of the file at `path`, which `flag` names.
 ///
 /// # Errors
 /// [`TlsKeyError`]; it repeats nothing of the file's content.
-pub fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, TlsKeyError> {
+pub fn read(
+    flag: &'static str,
+    path: &Path,
+    access: Access,
+) -> Result<Zeroizing<Vec<u8>>, TlsKeyError> {
     let name = || Name(path.to_owned());
-    let unreadable = |error| TlsKeyError::Unreadable(name(), error);
+    let unreadable = |error| TlsKeyError::Unreadable(flag, name(), error);
     let (file, seen) = open(path).map_err(unreadable)?;
     if let Some(owner) = foreign_owner(&seen, access.user) {
         let owner = user_name(owner);
         let to = rightful(access.user);
-        return Err(TlsKeyError::Foreign { name: name(), owner, to });
+        return Err(TlsKeyError::Foreign { flag, name: name(), owner, to });
     }
     let mode = seen.mode() & 0o7777;
     let is_open = mode & OPEN_TO_OTHERS != 0;
     if is_open && !access.by_others && !is_systemd_credential(path, &seen) {
-        return Err(TlsKeyError::OpenToOthers { name: name(), mode });
+        return Err(TlsKeyError::OpenToOthers { flag, name: name(), mode });
     }
     all_of(file, LONGEST).map_err(unreadable)
 }
@@ -83,7 +91,7 @@ mod tests {
         fs::write(&path, "geheim").unwrap();
         let attempt = |mode, by_others| {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            read(&path, Access { by_others, user: None })
+            read("--gate-key", &path, Access { by_others, user: None })
                 .map(|bytes| bytes.to_vec())
                 .map_err(|error| error.to_string())
         };
@@ -94,7 +102,7 @@ mod tests {
             assert!(has("chmod 600") && has("--allow-readable-key") && !has("geheim"), "{error}");
             assert_eq!(attempt(mode, true).unwrap(), b"geheim");
         }
-        let error = read(Path::new("/no/where"), Access::default()).unwrap_err();
+        let error = read("--gate-key", Path::new("/no/where"), Access::default()).unwrap_err();
         assert!(matches!(error, TlsKeyError::Unreadable(..)));
     }
 }

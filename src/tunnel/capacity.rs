@@ -7,7 +7,7 @@ use super::dial_far_end::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
 use super::pool;
 use crate::gate::GateOptions;
-use crate::net::{PER_SESSION, RESERVED, sessions_that_fit};
+use crate::net::{PER_SESSION, RESERVED, TooFewDescriptors, sessions_that_fit};
 
 /// Limits that the file descriptors of this process allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +49,6 @@ const SENDER: usize = 2;
 
 /// Descriptors of the runtime of the thread that reads knocks.
 const KNOCK_RUNTIME: usize = 4;
-
-/// Too few file descriptors for a single session.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{0} file descriptors are too few for a session; raise the limit with ulimit -n, or LimitNOFILE= of a unit"
-)]
-pub struct TooFewDescriptors(u64);
 
 /// Returns true for a gate with a store that takes more descriptors than are [`RESERVED`].
 pub fn takes_many(gate: &GateOptions) -> bool {

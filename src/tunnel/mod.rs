@@ -63,7 +63,7 @@ mod warm;
 mod warm_or_new;
 
 pub use build::Prepared;
-pub use capacity::{Capacity, TooFewDescriptors, takes_many};
+pub use capacity::{Capacity, takes_many};
 pub use options::{ConfigWarning, Limits, Options, PipeOptions, Role};
 pub use pool_state::PoolLevel;
 pub use replay_state::ReplayState;

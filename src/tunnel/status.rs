@@ -65,11 +65,6 @@ impl Level {
 }
 
 impl Tunnel {
-    /// Returns its name.
-    pub fn name(&self) -> &str {
-        self.meters().tunnel()
-    }
-
     /// Returns its counters.
     pub fn meters(&self) -> &Arc<Meters> {
         &self.context.frontend.meters

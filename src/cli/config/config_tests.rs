@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sys::keyfile;
-use crate::tunnel::Role;
+use crate::tunnel::{Options, Role};
 
 /// A directory with the keys `a.key` and `b.key`.
 fn directory() -> tempfile::TempDir {
@@ -17,7 +17,8 @@ fn plan_of(dir: &tempfile::TempDir, text: &str) -> Result<Vec<Options>, String> 
     let file = dir.path().join("knockpipe.toml");
     std::fs::write(&file, text).unwrap();
     let planned = Config::load(&file).and_then(|config| config.plan());
-    planned.map_err(|failure| failure.to_string())
+    let planned = planned.map_err(|failure| failure.to_string())?;
+    Ok(planned.iter().map(|options| options.as_tunnel().unwrap().clone()).collect())
 }
 
 fn plan(text: &str) -> Result<Vec<Options>, String> {
@@ -257,7 +258,7 @@ fn what_is_shown_has_the_same_effect() {
         let before = plan_of(&dir, &format!("{process}{REDIS}{own}")).unwrap();
         let load = || Config::load(&dir.path().join("knockpipe.toml")).unwrap();
         let config = load();
-        let shown = show(&config, &before);
+        let shown = show(&config, &config.plan().unwrap());
         assert!(shown.contains("max-sessions = \"1024\""), "defaults are shown: {shown}");
         assert!(shown.contains("log-format = \"text\""), "{shown}");
         assert_eq!(shown.contains("syslog = true"), !process.is_empty(), "{shown}");

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
 
-use super::text::{Setting, Table, Tables, Value};
-use super::{ConfigError, Tunnel};
+use super::text::{Section, Setting, Table, Tables, Value};
+use super::{ConfigError, ServiceTable};
 use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
+use crate::cli::knockd_args::KnockdArgs;
 use crate::cli::process_args::ProcessArgs;
+use crate::cli::service_args::ServiceArgs;
 use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, TunnelArgs};
 use crate::cli::{habits, renamed, variables};
 use crate::sys::keyfile::is_stdin;
@@ -41,6 +43,14 @@ struct DecryptLine {
     args: DecryptArgs,
 }
 
+/// The flags of a service of knocks over HTTP.
+#[derive(Parser)]
+#[command(name = "knockd", no_binary_name = true, disable_help_flag = true)]
+struct KnockdLine {
+    #[command(flatten)]
+    args: KnockdArgs,
+}
+
 /// The flags of a gate.
 #[derive(Parser)]
 #[command(name = "[gates]", no_binary_name = true, disable_help_flag = true)]
@@ -57,6 +67,7 @@ pub(super) struct Flags {
     pub(super) process: Command,
     pub(super) encrypt: Command,
     pub(super) decrypt: Command,
+    pub(super) knockd: Command,
     pub(super) gate: Command,
 }
 
@@ -66,13 +77,18 @@ impl Flags {
             process: built::<ProcessLine>(),
             encrypt: built::<EncryptLine>(),
             decrypt: built::<DecryptLine>(),
+            knockd: built::<KnockdLine>(),
             gate: built::<GateLine>(),
         }
     }
 
-    /// Returns the flags of a tunnel; `None` where there is no such mode.
-    pub(super) fn of_mode(&self, mode: &str) -> Option<&Command> {
-        [&self.encrypt, &self.decrypt].into_iter().find(|command| command.get_name() == mode)
+    /// Returns the flags of a service by its command; `None` where there is no such command.
+    pub(super) fn of_command(&self, name: &str) -> Option<&Command> {
+        self.of_services().into_iter().find(|command| command.get_name() == name)
+    }
+
+    fn of_services(&self) -> [&Command; 3] {
+        [&self.encrypt, &self.decrypt, &self.knockd]
     }
 
     /// Checks keys, gates and defaults by themselves, even if no tunnel uses them.
@@ -84,7 +100,7 @@ impl Flags {
         for Table { settings, .. } in &tables.gates {
             self.parse(&self.gate, settings, base)?;
         }
-        for command in [&self.encrypt, &self.decrypt] {
+        for command in self.of_services() {
             let mut defaults = self.applicable(command, &tables.defaults)?;
             named_gate(&mut defaults, tables)?;
             name_keys(&mut defaults, tables)?;
@@ -119,24 +135,27 @@ impl Flags {
         Ok((line.process, values))
     }
 
-    /// Parses the settings of a tunnel: its own override its gate's, and these the defaults.
-    pub(super) fn tunnel(
+    /// Parses the settings of a service: its own override its gate's, and these the defaults.
+    pub(super) fn service(
         &self,
         table: &Table,
         tables: &Tables,
         base: &Path,
-    ) -> Result<Tunnel, ConfigError> {
-        let command = self.mode(table)?;
+    ) -> Result<ServiceTable, ConfigError> {
+        let command = self.command(table)?;
         let settings = self.merged(command, table, tables)?;
         let values = self.parse(command, &settings, base).map_err(|error| error.of(table))?;
         let args = match command.get_name() {
             "encrypt" => EncryptLine::from_arg_matches(&values)
-                .map(|line| TunnelArgs::Encrypt(Box::new(line.args))),
+                .map(|line| ServiceArgs::Tunnel(TunnelArgs::Encrypt(Box::new(line.args)))),
+            "knockd" => KnockdLine::from_arg_matches(&values)
+                .map(|line| ServiceArgs::Knockd(Box::new(line.args))),
             _ => DecryptLine::from_arg_matches(&values)
-                .map(|line| TunnelArgs::Decrypt(Box::new(line.args))),
+                .map(|line| ServiceArgs::Tunnel(TunnelArgs::Decrypt(Box::new(line.args)))),
         };
         let args = args.map_err(|error| blame(&error, command, &settings))?;
-        Ok(Tunnel { name: Arc::from(&*table.name), line: table.line, args, values })
+        let Table { section, line, .. } = *table;
+        Ok(ServiceTable { section, name: Arc::from(&*table.name), line, args, values })
     }
 
     /// Parses the gate of these settings, and ignores all others.
@@ -153,21 +172,30 @@ impl Flags {
         Ok((line.gate, line.acceptor))
     }
 
-    /// Returns all settings that apply to a tunnel.
+    /// Returns all settings that apply to a service.
     pub(super) fn settings(
         &self,
         table: &Table,
         tables: &Tables,
     ) -> Result<Vec<Setting>, ConfigError> {
-        self.merged(self.mode(table)?, table, tables)
+        self.merged(self.command(table)?, table, tables)
+    }
+
+    fn command(&self, table: &Table) -> Result<&Command, ConfigError> {
+        match table.section {
+            Section::Knockd => Ok(&self.knockd),
+            Section::Tunnels | Section::Gates => self.mode(table),
+        }
     }
 
     fn mode(&self, table: &Table) -> Result<&Command, ConfigError> {
         let setting = table.settings.iter().find(|setting| setting.key == "mode");
         let (found, which, line) = match setting {
-            Some(Setting { value: Value::Words(words), line, .. }) if words.len() == 1 => {
-                (self.of_mode(&words[0]), "another mode than there is", *line)
-            }
+            Some(Setting { value: Value::Words(words), line, .. }) if words.len() == 1 => (
+                [&self.encrypt, &self.decrypt].into_iter().find(|it| it.get_name() == words[0]),
+                "another mode than there is",
+                *line,
+            ),
             Some(setting) => (None, "another mode than there is", setting.line),
             None => (None, "no mode", table.line),
         };
@@ -186,14 +214,21 @@ impl Flags {
         table: &Table,
         tables: &Tables,
     ) -> Result<Vec<Setting>, ConfigError> {
-        let own = table.settings.iter().filter(|setting| setting.key != "mode");
+        let is_mode =
+            |setting: &&Setting| setting.key == "mode" && table.section == Section::Tunnels;
+        let own = table.settings.iter().filter(|setting| !is_mode(setting));
         let mut all: Vec<Setting> = own.cloned().collect();
         let defaults = self.applicable(command, &tables.defaults)?;
         let (gate, defaults): (Vec<_>, Vec<_>) =
             defaults.into_iter().partition(|setting| setting.key == "gate");
         add(command, &mut all, &gate);
         if let Some(gate) = named_gate(&mut all, tables)? {
-            add(command, &mut all, &gate.settings);
+            // A gate may say more than a service of this kind has a use for.
+            let is_for = |setting: &&Setting| {
+                find(command, &setting.key).is_some() || find(&self.gate, &setting.key).is_none()
+            };
+            let settings: Vec<_> = gate.settings.iter().filter(is_for).cloned().collect();
+            add(command, &mut all, &settings);
         }
         add(command, &mut all, &defaults);
         name_keys(&mut all, tables)?;
@@ -210,16 +245,16 @@ impl Flags {
         for setting in defaults {
             if find(command, &setting.key).is_some() {
                 found.push(setting.clone());
-            } else if !self.is_of_tunnels(&setting.key) {
+            } else if !self.is_of_services(&setting.key) {
                 return Err(self.unknown(command, setting));
             }
         }
         Ok(found)
     }
 
-    /// Returns whether a tunnel of any mode may have this key.
-    fn is_of_tunnels(&self, key: &str) -> bool {
-        [&self.encrypt, &self.decrypt].into_iter().any(|command| find(command, key).is_some())
+    /// Returns whether a service of any kind may have this key.
+    fn is_of_services(&self, key: &str) -> bool {
+        self.of_services().into_iter().any(|command| find(command, key).is_some())
     }
 
     fn unknown(&self, command: &Command, Setting { key, line, .. }: &Setting) -> ConfigError {
@@ -228,12 +263,12 @@ impl Flags {
             let what = format!("'{key}' is about the process; write it to [process]");
             return ConfigError::new(*line, what);
         }
-        if name == "[process]" && habits::of_key(key).is_some_and(|key| self.is_of_tunnels(key)) {
+        if name == "[process]" && habits::of_key(key).is_some_and(|key| self.is_of_services(key)) {
             let what =
                 format!("'{key}' is not a key of [process]; tunnels stand in [tunnels.NAME]");
             return ConfigError::new(*line, what);
         }
-        if self.of_mode(name).is_none() && self.is_of_tunnels(key) {
+        if self.of_command(name).is_none() && self.is_of_services(key) {
             let what = format!("'{key}' is about a tunnel; write it to one, or to [defaults]");
             return ConfigError::new(*line, what);
         }

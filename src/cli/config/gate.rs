@@ -75,8 +75,8 @@ fn find(keys: &Path, base: &Path, text: &str, which: Which<'_>) -> Result<Found,
     let (what, settings) = match which {
         Which::Gate(name) => of_gate(named(&tables.gates, name, "gates")?),
         Which::Tunnel(name) => {
-            let table = named(&tables.tunnels, name, "tunnels")?;
-            (format!("tunnel {name}"), flags.settings(table, &tables)?)
+            let table = named(&tables.services, name, "tunnels")?;
+            (table.title(), flags.settings(table, &tables)?)
         }
         Which::Only => only(&flags, &tables)?,
     };
@@ -99,7 +99,7 @@ fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Config
         return Err(ConfigError::new(1, what));
     }
     let mut found: Vec<(&Table, Vec<Setting>)> = vec![];
-    for table in &tables.tunnels {
+    for table in &tables.services {
         let settings = flags.settings(table, tables)?;
         let says = |key| settings.iter().any(|setting: &Setting| setting.key == key);
         if says("gate") || says("allow") || says("deny") || is_in_memory(&settings) {
@@ -111,7 +111,7 @@ fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Config
             1,
             "there is no gate; add a table [gates.NAME], or name another file",
         )),
-        [(table, settings)] => Ok((format!("tunnel {}", table.name), settings.clone())),
+        [(table, settings)] => Ok((table.title(), settings.clone())),
         several => {
             let names: Vec<&str> = several.iter().map(|(table, _)| table.name.as_str()).collect();
             let names = names.join(", ");
@@ -144,6 +144,6 @@ fn names(tables: &[Table]) -> String {
 
 /// Returns whether the file accepts secrets that others can read, anywhere.
 fn accepts_others(tables: &Tables) -> bool {
-    let of_tunnels = tables.tunnels.iter().flat_map(|table| &table.settings);
-    tables.defaults.iter().chain(of_tunnels).any(Setting::accepts_others)
+    let of_services = tables.services.iter().flat_map(|table| &table.settings);
+    tables.defaults.iter().chain(of_services).any(Setting::accepts_others)
 }

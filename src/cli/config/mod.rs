@@ -24,13 +24,13 @@ use nix::unistd::Uid;
 
 use super::loops;
 use super::process_args::ProcessArgs;
-use super::tunnel_args::TunnelArgs;
+use super::service_args::ServiceArgs;
 use crate::files::read::{ReadError, read};
 use crate::files::text::{NotText, text};
 use crate::run::Failure;
-use crate::tunnel::Options;
+use crate::service::ServiceOptions;
 use flags::Flags;
-use text::Tables;
+use text::{Section, Tables};
 use unused::Unused;
 
 pub(super) use gate::{Which, gate};
@@ -49,17 +49,18 @@ pub(super) struct Config {
     pub(super) process: ProcessArgs,
     /// All its values, for [`show`].
     process_values: clap::ArgMatches,
-    pub(super) tunnels: Vec<Tunnel>,
+    pub(super) services: Vec<ServiceTable>,
     unused: Vec<Unused>,
 }
 
-/// A tunnel of the file.
+/// A service of the file.
 #[derive(Debug)]
-pub(super) struct Tunnel {
+pub(super) struct ServiceTable {
+    section: Section,
     pub(super) name: Arc<str>,
     /// Line where its table begins, from 1.
     line: usize,
-    pub(super) args: TunnelArgs,
+    pub(super) args: ServiceArgs,
     /// All its values, for [`show`].
     values: clap::ArgMatches,
 }
@@ -114,10 +115,10 @@ impl ConfigError {
         Self { line: None, what, is_elsewhere: true }
     }
 
-    /// Completes an error that is about the whole of this tunnel's table.
+    /// Completes an error that is about the whole of this table.
     fn of(self, table: &text::Table) -> Self {
         match self.line {
-            None => Self::new(table.line, format!("tunnel {} {}", table.name, self.what)),
+            None => Self::new(table.line, format!("{} {}", table.title(), self.what)),
             Some(_) => self,
         }
     }
@@ -130,12 +131,13 @@ impl From<FileError> for Failure {
 }
 
 /// Returns the tables of a file, each with the flags that are its keys.
-pub(super) fn tables() -> [(&'static str, clap::Command); 4] {
-    let Flags { process, encrypt, decrypt, gate } = Flags::new();
+pub(super) fn tables() -> [(&'static str, clap::Command); 5] {
+    let Flags { process, encrypt, decrypt, knockd, gate } = Flags::new();
     [
         ("[process]", process),
         ("[tunnels.NAME] with mode = \"encrypt\"", encrypt),
         ("[tunnels.NAME] with mode = \"decrypt\"", decrypt),
+        ("[knockd.NAME]", knockd),
         ("[gates.NAME]", gate),
     ]
 }
@@ -154,40 +156,40 @@ impl Config {
         let flags = Flags::new();
         let (process, process_values) = flags.process(&tables.process, base)?;
         flags.check(&tables, base)?;
-        let tunnels = tables.tunnels.iter().map(|table| flags.tunnel(table, &tables, base));
-        let tunnels = tunnels.collect::<Result<Vec<_>, _>>()?;
-        if tunnels.is_empty() {
+        let services = tables.services.iter().map(|table| flags.service(table, &tables, base));
+        let services = services.collect::<Result<Vec<_>, _>>()?;
+        if services.is_empty() {
             return Err(ConfigError::new(1, "there is no tunnel; add a table [tunnels.NAME]"));
         }
-        let unused = unused::find(&tables, &tunnels, &flags, base)?;
-        Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels, unused })
+        let unused = unused::find(&tables, &services, &flags, base)?;
+        Ok(Self { file: file.to_owned(), flags, process, process_values, services, unused })
     }
 
     /// Returns every file that is read again on a reload, itself first; including those of unused
     /// keys and gates.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let named = self.tunnels.iter().flat_map(|tunnel| tunnel.args.files());
+        let named = self.services.iter().flat_map(|service| service.args.files());
         let unused = self.unused.iter().flat_map(Unused::files);
         [self.file.clone()].into_iter().chain(named).chain(unused).collect()
     }
 
-    /// Returns the options of all tunnels; the keys are read.
+    /// Returns the options of all services; the keys are read.
     ///
     /// # Errors
-    /// [`Failure`] of the first invalid tunnel.
-    pub(super) fn plan(&self) -> Result<Vec<Options>, Failure> {
-        let mut plan: Vec<Options> = Vec::with_capacity(self.tunnels.len());
-        for tunnel in &self.tunnels {
-            let options = tunnel
+    /// [`Failure`] of the first invalid service.
+    pub(super) fn plan(&self) -> Result<Vec<ServiceOptions>, Failure> {
+        let mut plan: Vec<ServiceOptions> = Vec::with_capacity(self.services.len());
+        for service in &self.services {
+            let options = service
                 .options(self.process.uid())
-                .map_err(|failure| self.in_tunnel(tunnel, failure))?;
+                .map_err(|failure| self.in_service(service, failure))?;
             if let Some(both) = excluded(&plan, &options) {
-                return Err(self.in_tunnel(tunnel, Failure::Usage(anyhow::anyhow!(both))));
+                return Err(self.in_service(service, Failure::Usage(anyhow::anyhow!(both))));
             }
             plan.push(options);
         }
         let place = || self.file.display().to_string();
-        loops::refuse(&plan).map_err(|error| at(place(), error.into()))?;
+        loops::refuse_all(&plan).map_err(|error| at(place(), error.into()))?;
         for unused in &self.unused {
             let file = self.file.display();
             let place = format!("{file}:{}: {}, which no tunnel uses", unused.line, unused.what);
@@ -211,8 +213,9 @@ impl Config {
         changed.map(|(_, flag)| flag.to_owned()).collect()
     }
 
-    fn in_tunnel(&self, tunnel: &Tunnel, failure: Failure) -> Failure {
-        at(format!("{}:{}: tunnel {}", self.file.display(), tunnel.line, tunnel.name), failure)
+    fn in_service(&self, service: &ServiceTable, failure: Failure) -> Failure {
+        let ServiceTable { section, name, line, .. } = service;
+        at(format!("{}:{line}: {} {name}", self.file.display(), section.one()), failure)
     }
 }
 
@@ -254,23 +257,24 @@ fn keys_of(file: &Path, base: &Path) -> PathBuf {
     own.filter(|own| own.is_dir()).unwrap_or_else(|| base.join("keys"))
 }
 
-/// Returns the reason why a source cannot be listened on: this or an earlier tunnel has it already.
-fn excluded(plan: &[Options], options: &Options) -> Option<String> {
-    options.sources.iter().enumerate().find_map(|(place, source)| {
-        let own = options.sources[..place].iter().map(|earlier| (earlier, options));
-        let others = plan.iter().flat_map(|other| other.sources.iter().map(move |s| (s, other)));
+/// Returns the reason why a source cannot be listened on: this or an earlier service has it
+/// already.
+fn excluded(plan: &[ServiceOptions], options: &ServiceOptions) -> Option<String> {
+    options.sources().iter().enumerate().find_map(|(place, source)| {
+        let own = options.sources()[..place].iter().map(|earlier| (earlier, options));
+        let others = plan.iter().flat_map(|other| other.sources().iter().map(move |s| (s, other)));
         let (earlier, of) = own.chain(others).find(|(earlier, _)| source.excludes(earlier))?;
-        let name = of.name.as_deref().unwrap_or_default();
-        Some(format!("it listens on {source}, and tunnel {name} on {earlier} already; change one"))
+        let of = format!("{} {}", of.kind().as_str(), of.display_name());
+        Some(format!("it listens on {source}, and {of} on {earlier} already; change one"))
     })
 }
 
-impl Tunnel {
+impl ServiceTable {
     /// Returns its options.
     ///
     /// # Errors
-    /// [`Failure`] of its addresses, keys or gate.
-    fn options(&self, user: Option<Uid>) -> Result<Options, Failure> {
+    /// [`Failure`] of its addresses, files or gate.
+    fn options(&self, user: Option<Uid>) -> Result<ServiceOptions, Failure> {
         self.args.options(Some(Arc::clone(&self.name)), user)
     }
 }

@@ -1,5 +1,5 @@
 //! The effective configuration, as a file that would have the same effect: the resulting settings
-//! of each tunnel. A flag that it does not name has the default that `--help` shows.
+//! of each service. A flag that it does not name has the default that `--help` shows.
 //!
 //! It contains no secrets: keys and passwords are in separate files, which are named and not shown.
 
@@ -7,18 +7,19 @@ use std::fmt::{self, Write};
 
 use clap::{ArgAction, ArgMatches, Command};
 
-use super::{Config, Tunnel};
+use super::text::Section;
+use super::{Config, ServiceTable};
 use crate::printable::printable_toml;
-use crate::tunnel::Options;
+use crate::service::ServiceOptions;
 
-/// Shows the process and all tunnels, with the settings from their gates and the defaults.
-pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
+/// Shows the process and all services, with the settings from their gates and the defaults.
+pub(in crate::cli) fn show(config: &Config, plan: &[ServiceOptions]) -> String {
     let mut text = "[process]\n".to_owned();
     // Writing to a String cannot fail.
     let _ = values(&mut text, &config.flags.process, &config.process_values);
     text.push('\n');
-    for (tunnel, options) in config.tunnels.iter().zip(plan) {
-        let _ = one(&mut text, config, tunnel, options);
+    for (service, options) in config.services.iter().zip(plan) {
+        let _ = one(&mut text, config, service, options);
     }
     for unused in &config.unused {
         let _ = writeln!(text, "# no tunnel uses {} of line {}", unused.what, unused.line);
@@ -26,15 +27,25 @@ pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     text
 }
 
-fn one(text: &mut String, config: &Config, tunnel: &Tunnel, options: &Options) -> fmt::Result {
-    let mode = tunnel.args.mode();
-    writeln!(text, "[tunnels.{}]", quoted_name(&tunnel.name))?;
-    writeln!(text, "mode = {}", quoted(mode))?;
-    if let Some(command) = config.flags.of_mode(mode) {
-        values(text, command, &tunnel.values)?;
+fn one(
+    text: &mut String,
+    config: &Config,
+    service: &ServiceTable,
+    options: &ServiceOptions,
+) -> fmt::Result {
+    let name = service.args.command();
+    writeln!(text, "[{}.{}]", service.section.key(), quoted_name(&service.name))?;
+    if service.section == Section::Tunnels {
+        writeln!(text, "mode = {}", quoted(name))?;
     }
-    let ids: Vec<String> = options.keys.iter().map(|key| key.id().to_string()).collect();
-    writeln!(text, "# ids of the keys: {}\n", ids.join(" "))
+    if let Some(command) = config.flags.of_command(name) {
+        values(text, command, &service.values)?;
+    }
+    if let Some(keys) = options.keys() {
+        let ids: Vec<String> = keys.iter().map(|key| key.id().to_string()).collect();
+        writeln!(text, "# ids of the keys: {}", ids.join(" "))?;
+    }
+    writeln!(text)
 }
 
 /// Writes the flags of `command` as keys.

@@ -35,12 +35,51 @@ pub(super) enum Value {
     Words(Vec<String>),
 }
 
+/// Kind of a named table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    /// `[gates.NAME]`
+    Gates,
+    /// `[tunnels.NAME]`
+    Tunnels,
+    /// `[knockd.NAME]`
+    Knockd,
+}
+
+impl Section {
+    /// Returns the word for one of its tables.
+    pub(super) fn one(self) -> &'static str {
+        match self {
+            Self::Gates => "gate",
+            Self::Tunnels => "tunnel",
+            Self::Knockd => "knockd",
+        }
+    }
+
+    /// Returns the key of its tables.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Gates => "gates",
+            Self::Tunnels => "tunnels",
+            Self::Knockd => "knockd",
+        }
+    }
+}
+
 /// A named table.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
+    pub(super) section: Section,
     pub(super) name: String,
     pub(super) line: usize,
     pub(super) settings: Vec<Setting>,
+}
+
+impl Table {
+    /// Returns its kind and name, as in "tunnel office".
+    pub(super) fn title(&self) -> String {
+        format!("{} {}", self.section.one(), self.name)
+    }
 }
 
 /// All tables of the file.
@@ -50,19 +89,19 @@ pub(super) struct Tables {
     pub(super) process: Vec<Setting>,
     /// `[keys]`: a name for each key file.
     pub(super) keys: Vec<Setting>,
-    /// `[defaults]`: for every tunnel that has such a flag.
+    /// `[defaults]`: for every service that has such a flag.
     pub(super) defaults: Vec<Setting>,
     /// `[gates.NAME]`
     pub(super) gates: Vec<Table>,
-    /// `[tunnels.NAME]`
-    pub(super) tunnels: Vec<Table>,
+    /// `[tunnels.NAME]`, `[knockd.NAME]`
+    pub(super) services: Vec<Table>,
 }
 
 /// Names at the top level.
-const TABLES: [&str; 5] = ["process", "keys", "defaults", "gates", "tunnels"];
+const TABLES: [&str; 6] = ["process", "keys", "defaults", "gates", "tunnels", "knockd"];
 
 /// Tables and keys of the top level.
-const TOP: &str = "[process], [keys], [defaults], [gates.NAME] and [tunnels.NAME]";
+const TOP: &str = "[process], [keys], [defaults], [gates.NAME], [tunnels.NAME] and [knockd.NAME]";
 
 /// The variable with the directory of a service's credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
@@ -91,8 +130,9 @@ impl Tables {
                 "process" => tables.process = reader.settings(value)?,
                 "keys" => tables.keys = reader.files(value)?,
                 "defaults" => tables.defaults = reader.settings(value)?,
-                "gates" => tables.gates = reader.named(value)?,
-                "tunnels" => tables.tunnels = reader.named(value)?,
+                "gates" => tables.gates = reader.named(Section::Gates, value)?,
+                "tunnels" => tables.services.extend(reader.named(Section::Tunnels, value)?),
+                "knockd" => tables.services.extend(reader.named(Section::Knockd, value)?),
                 other => {
                     let near = habits::near(other, TABLES);
                     let near =
@@ -104,8 +144,24 @@ impl Tables {
             }
         }
         // The parser sorts by name; people look for the order of the file.
-        tables.tunnels.sort_by_key(|table| table.line);
+        tables.services.sort_by_key(|table| table.line);
+        refuse_twins(&tables.services)?;
         Ok(tables)
+    }
+}
+
+/// Refuses two services of one name: log lines, metrics and commands name them.
+fn refuse_twins(services: &[Table]) -> Result<(), ConfigError> {
+    let is_twin = |place: usize| {
+        let table: &Table = &services[place];
+        services[..place].iter().any(|earlier| earlier.name == table.name).then_some(table)
+    };
+    match (0..services.len()).find_map(is_twin) {
+        Some(Table { name, line, .. }) => {
+            let what = format!("there is another service called '{name}'; choose another name");
+            Err(ConfigError::new(*line, what))
+        }
+        None => Ok(()),
     }
 }
 
@@ -132,7 +188,7 @@ impl Reader<'_> {
     }
 
     /// Tables with names.
-    fn named(&self, node: &Node<'_>) -> Result<Vec<Table>, ConfigError> {
+    fn named(&self, section: Section, node: &Node<'_>) -> Result<Vec<Table>, ConfigError> {
         let mut tables = vec![];
         for (key, value) in self.table(node)? {
             let name = key.get_ref().to_string();
@@ -144,7 +200,7 @@ impl Reader<'_> {
                 );
                 return Err(ConfigError::new(line, what));
             }
-            tables.push(Table { name, line, settings: self.settings(value)? });
+            tables.push(Table { section, name, line, settings: self.settings(value)? });
         }
         Ok(tables)
     }

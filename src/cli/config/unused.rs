@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use super::flags::Flags;
 use super::text::{Setting, Tables, Value};
-use super::{ConfigError, Tunnel};
+use super::{ConfigError, ServiceTable};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::key_cmd;
 use crate::run::Failure;
@@ -37,11 +37,11 @@ enum Kind {
 /// The first [`ConfigError`].
 pub(super) fn find(
     tables: &Tables,
-    tunnels: &[Tunnel],
+    services: &[ServiceTable],
     flags: &Flags,
     base: &Path,
 ) -> Result<Vec<Unused>, ConfigError> {
-    let used: Vec<PathBuf> = tunnels.iter().flat_map(|tunnel| tunnel.args.files()).collect();
+    let used: Vec<PathBuf> = services.iter().flat_map(|service| service.args.files()).collect();
     let by_others = tables.defaults.iter().any(Setting::accepts_others);
     let mut unused = vec![];
     for Setting { key, value, line } in &tables.keys {
@@ -55,8 +55,8 @@ pub(super) fn find(
         let names = |setting: &Setting| {
             setting.key == "gate" && setting.value == Value::Words(vec![table.name.clone()])
         };
-        let of_tunnels = tables.tunnels.iter().flat_map(|tunnel| &tunnel.settings);
-        if of_tunnels.chain(&tables.defaults).any(names) {
+        let of_services = tables.services.iter().flat_map(|service| &service.settings);
+        if of_services.chain(&tables.defaults).any(names) {
             continue;
         }
         let (gate, acceptor) = flags.gate(&table.settings, base)?;

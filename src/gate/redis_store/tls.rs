@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::files::read::{ReadError, read};
+use crate::net::IdentityError;
 
 pub(super) use imp::Tls;
 
@@ -65,33 +66,9 @@ pub enum TlsError {
         /// The reason.
         cause: ReadError,
     },
-    /// There is nothing to check a server with, or to show to it.
-    #[error(
-        "{0} {file} holds no certificates that can be read; name a file of PEM certificates",
-        file = .1.display()
-    )]
-    NoCertificates(Which, PathBuf),
-    /// The key is no key.
-    #[error("--gate-key {file} {cause}", file = .file.display())]
-    Key {
-        /// The file.
-        file: PathBuf,
-        /// The kind of the file, and the remedy.
-        cause: &'static str,
-    },
-    /// They do not belong together.
-    #[error(
-        "--gate-key {key} is not the key of --gate-cert {cert}: {cause}; name the two that were made together",
-        key = .key.display(), cert = .cert.display()
-    )]
-    NotAPair {
-        /// The certificate's file.
-        cert: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// The words of the library.
-        cause: String,
-    },
+    /// They hold no certificate or key, or do not belong together.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
 impl TlsFiles {
@@ -103,10 +80,17 @@ impl TlsFiles {
 
 impl fmt::Display for Which {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.flag())
+    }
+}
+
+impl Which {
+    /// Returns the flag that names it.
+    fn flag(self) -> &'static str {
+        match self {
             Self::Ca => "--gate-ca",
             Self::Cert => "--gate-cert",
-        })
+        }
     }
 }
 
@@ -119,7 +103,7 @@ impl TlsOptions {
     /// fails instead: they may come.
     pub fn read(files: TlsFiles, key: Option<&Zeroizing<Vec<u8>>>) -> Result<Self, TlsError> {
         let mut digest = Sha256::new();
-        let mut certificates = |which, file: &Option<PathBuf>| {
+        let mut certificates = |which, file: &Option<PathBuf>| -> Result<_, TlsError> {
             let Some(file) = file else { return Ok(None) };
             let bytes = read(file, LONGEST).map_err(|cause| {
                 let file = file.clone();
@@ -186,14 +170,14 @@ mod imp {
     use tokio_rustls::client::TlsStream;
     use tokio_rustls::rustls::client::ResolvesClientCert;
     use tokio_rustls::rustls::crypto::aws_lc_rs;
-    use tokio_rustls::rustls::pki_types::pem::PemObject;
-    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-    use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
-    use tokio_rustls::rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore};
-    use zeroize::{Zeroize, Zeroizing};
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::sign::SingleCertAndKey;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    use zeroize::Zeroizing;
 
     use super::{Own, TlsError, Which};
     use crate::files::read::open;
+    use crate::net::{IdentityError, IdentityFiles, certificates, certified_key};
 
     /// The means to secure connections, or the reason why there is none.
     #[derive(Clone)]
@@ -245,24 +229,14 @@ mod imp {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    fn named_roots(file: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    fn named_roots(file: &Path, pem: &[u8]) -> Result<RootCertStore, IdentityError> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(Which::Ca, file, pem)? {
-            let none = |_| TlsError::NoCertificates(Which::Ca, file.to_owned());
+        let flag = Which::Ca.flag();
+        for certificate in certificates(flag, file, pem)? {
+            let none = |_| IdentityError::NoCertificates { flag, file: file.to_owned() };
             roots.add(certificate).map_err(none)?;
         }
         Ok(roots)
-    }
-
-    /// All of a file, of which there is at least one.
-    fn certificates(
-        which: Which,
-        file: &Path,
-        pem: &[u8],
-    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let found = found.ok().filter(|found| !found.is_empty());
-        found.ok_or_else(|| TlsError::NoCertificates(which, file.to_owned()))
     }
 
     fn system_roots(digest: &mut Sha256) -> Result<RootCertStore, String> {
@@ -286,31 +260,17 @@ mod imp {
     }
 
     /// Our identity.
-    fn identity(own: &Own<'_>) -> Result<Arc<SingleCertAndKey>, TlsError> {
+    fn identity(own: &Own<'_>) -> Result<Arc<SingleCertAndKey>, IdentityError> {
         let Own { cert_file, cert, key_file, key } = *own;
-        let chain = certificates(Which::Cert, cert_file, cert)?;
-        let no_key = |cause| TlsError::Key { file: key_file.to_owned(), cause };
-        let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
-            let is_encrypted = key.windows(9).any(|word| word == b"ENCRYPTED");
-            no_key(match is_encrypted {
-                true => "is encrypted; decrypt it with 'openssl pkey -in FILE -out NEW'",
-                false => "holds no private key; name a file of PEM (PKCS#8, PKCS#1 or SEC1)",
-            })
-        })?;
-        let signer = aws_lc_rs::sign::any_supported_type(&key);
-        key.zeroize();
-        let signer = signer.map_err(|_| {
-            no_key("is of a kind that is not known; make one of RSA, EC or Ed25519")
-        })?;
-        let pair = CertifiedKey::new(chain, signer);
-        match pair.keys_match() {
-            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-            Err(error) => {
-                let (cert, key) = (cert_file.to_owned(), key_file.to_owned());
-                return Err(TlsError::NotAPair { cert, key, cause: error.to_string() });
-            }
-        }
-        Ok(Arc::new(SingleCertAndKey::from(pair)))
+        let files = IdentityFiles {
+            cert_flag: Which::Cert.flag(),
+            cert_file,
+            cert,
+            key_flag: "--gate-key",
+            key_file,
+            key,
+        };
+        Ok(Arc::new(SingleCertAndKey::from(certified_key(files)?)))
     }
 }
 

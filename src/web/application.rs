@@ -1,0 +1,116 @@
+//! The part of a service that answers requests, and its view of the connection that they come on.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::addr::ClientAddr;
+use crate::frontend::{AdmittedClient, Frontend};
+use crate::gate::Peer;
+use crate::http::Body;
+use crate::net::{HandshakeSlot, Slot, SourceGuard};
+use crate::upstream::TargetHealth;
+
+/// The part of a service that answers requests.
+pub trait Application: Send + Sync + 'static {
+    /// Answers a request of `visitor`; `None` ends the connection without a byte. An upgraded
+    /// connection has to keep the visitor, and to end with [`Visitor::cut`].
+    fn respond(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        visitor: Arc<Visitor>,
+    ) -> impl Future<Output = Option<Response<Body>>> + Send;
+
+    /// Starts background tasks, which end with `stop`.
+    fn begin(self: &Arc<Self>, _tasks: &TaskTracker, _stop: &CancellationToken) {}
+
+    /// Returns the health of the targets that it forwards to, if it forwards.
+    fn targets(&self) -> Vec<TargetHealth> {
+        vec![]
+    }
+
+    /// Logs everything that was counted and not logged yet.
+    fn flush_log(&self) {}
+}
+
+/// A connection that requests come on. It counts against the limits of its service until it is
+/// dropped.
+pub struct Visitor {
+    client: AdmittedClient,
+    is_encrypted: bool,
+    frontend: Arc<Frontend>,
+    /// The place of a connection that may be evicted.
+    place: Option<HandshakeSlot>,
+    /// The place of one that may not.
+    _slot: Option<Slot>,
+    _arrival: Option<SourceGuard>,
+}
+
+/// Guards of a connection's places in the limits.
+pub(super) struct Places {
+    pub(super) place: Option<HandshakeSlot>,
+    pub(super) slot: Option<Slot>,
+    pub(super) arrival: Option<SourceGuard>,
+}
+
+impl Visitor {
+    pub(super) fn new(
+        client: AdmittedClient,
+        is_encrypted: bool,
+        frontend: Arc<Frontend>,
+        places: Places,
+    ) -> Self {
+        let Places { place, slot, arrival } = places;
+        Self { client, is_encrypted, frontend, place, _slot: slot, _arrival: arrival }
+    }
+
+    /// Returns the address of the other end: the socket's, or the one that a listed load balancer
+    /// announced.
+    pub fn address(&self) -> ClientAddr {
+        self.client.address
+    }
+
+    /// Returns the gate's view of the other end; `None` over a unix socket.
+    pub fn peer(&self) -> Option<Peer> {
+        self.client.peer
+    }
+
+    /// Returns true if the connection is over TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
+    /// Returns the tasks of the service, which its end waits for.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.frontend.tasks
+    }
+
+    /// Notes that a request was authentic: connections that have proven nothing cannot displace
+    /// this one any more.
+    pub fn prove(&self) {
+        self.place.iter().for_each(HandshakeSlot::authenticate);
+    }
+
+    /// Waits until the connection has to end at once: its service is cut, or its place was taken.
+    pub async fn cut(&self) {
+        let evicted = async {
+            match &self.place {
+                Some(place) => place.evicted().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.frontend.cut.cancelled() => {}
+            () = evicted => {}
+        }
+    }
+
+    /// Waits until the gate revokes the permit that the connection got when it was accepted; for
+    /// ever where it needed none.
+    pub async fn revoked(&self) {
+        self.client.revoked().await;
+    }
+}
