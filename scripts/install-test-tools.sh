@@ -41,4 +41,6 @@ exec scripts/apt-need.sh \
     faketime=faketime \
     cc=gcc,libc6-dev \
     python3=python3 \
+    chromium=chromium \
+    chromedriver=chromium-driver \
     systemd-analyze=systemd

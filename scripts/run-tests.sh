@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-with_servers=(gate gate_store knock mariadb)
+with_servers=(gate gate_store knock mariadb pages)
 for_minutes=(network pool)
 working=()
 for file in tests/*.rs tests/*/main.rs; do

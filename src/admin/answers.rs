@@ -38,7 +38,7 @@ pub(super) fn answer(registry: &Registry, request: &Request) -> Result<Response,
         Request::Who { tunnel, peer: from } => {
             let tunnel = tunnel.clone().map(Selector::Tunnel);
             let from = from.as_deref().map(peer).transpose()?;
-            Reply::Who(who(registry, &[tunnel, from]))
+            Reply::Who(who(registry, &[tunnel, from], MAX_SESSIONS))
         }
         Request::Kick { id, peer: from, tunnel, key: of } => {
             let wanted = [
@@ -71,12 +71,13 @@ fn kick(registry: &Registry, selector: &Selector) -> usize {
     kicked
 }
 
-fn who(registry: &Registry, wanted: &[Option<Selector>]) -> WhoReply {
+/// Returns the oldest sessions that match all of `wanted`, up to `most`.
+pub(super) fn who(registry: &Registry, wanted: &[Option<Selector>], most: usize) -> WhoReply {
     let is_wanted =
         |entry: &SessionEntry| wanted.iter().flatten().all(|selector| entry.is(selector));
     let list = registry.sessions().list();
     let mut meant = list.iter().filter(|entry| is_wanted(entry));
-    let sessions = meant.by_ref().take(MAX_SESSIONS).map(|entry| session(entry)).collect();
+    let sessions = meant.by_ref().take(most).map(|entry| session(entry)).collect();
     WhoReply { sessions, more: meant.count() }
 }
 
@@ -98,7 +99,8 @@ fn session(entry: &SessionEntry) -> SessionReply {
     }
 }
 
-fn status(registry: &Registry) -> StatusReply {
+/// Returns the status of the process.
+pub(super) fn status(registry: &Registry) -> StatusReply {
     let ready = registry.ready();
     let state = match registry.phase() {
         Phase::Starting => "starting",

@@ -8,6 +8,7 @@
 //!   gates       the gates of running tunnels: their stores, their decisions
 //!   socket      the admin socket: permitted users, deadlines, sizes
 //!   routes      /metrics, /healthz and /readyz
+//!   page        the status page at the same port
 //!   exposition  the metrics as OpenMetrics text
 //!   plain       the same in the older text format
 //!   accept      the format that a scraper prefers
@@ -22,6 +23,7 @@ pub mod client;
 mod exposition;
 mod gates;
 mod media_type;
+mod page;
 mod problems;
 pub mod protocol;
 pub mod registry;
@@ -30,6 +32,7 @@ mod socket;
 mod text_format;
 
 use std::future::pending;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +44,10 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 pub use gates::StoredEntry;
+use page::StatusPage;
 use protocol::ReloadedReply;
 pub use registry::Registry;
+use routes::Routes;
 
 use crate::addr::Address;
 use crate::http::Server;
@@ -85,8 +90,10 @@ pub enum Command {
 /// Addresses of the admin interface; none by default.
 #[derive(Clone, Debug, Default)]
 pub struct AdminOptions {
-    /// Address of `/metrics`, `/healthz` and `/readyz`.
+    /// Address of `/metrics`, `/healthz`, `/readyz` and the status page.
     pub metrics: Option<Address>,
+    /// The status page shows sessions, with the addresses of their clients.
+    pub shows_clients: bool,
     /// Path of the admin socket.
     pub socket: Option<PathBuf>,
 }
@@ -143,7 +150,7 @@ impl AdminServer {
         if let Some(listener) = socket {
             server.serve_socket(listener, Arc::clone(registry), command);
         }
-        server.serve_metrics(metrics, registry);
+        server.serve_metrics(metrics, registry, options.shows_clients);
         Ok(server)
     }
 
@@ -159,20 +166,29 @@ impl AdminServer {
         self.accepting.spawn(accept(listener, PendingHandshakes::new(socket::CLIENTS), serve));
     }
 
-    fn serve_metrics(&mut self, listeners: Vec<AsyncListener>, registry: &Arc<Registry>) {
+    fn serve_metrics(
+        &mut self,
+        listeners: Vec<AsyncListener>,
+        registry: &Arc<Registry>,
+        shows_clients: bool,
+    ) {
         // Shared by all addresses.
         let clients = PendingHandshakes::new(routes::LIMITS.clients);
         let server = Server::new(routes::LIMITS, self.answering.clone());
+        let page = Arc::new(StatusPage::new(shows_clients));
         for listener in listeners {
             info!(address = listener.local(), "serving metrics");
-            let registry = Arc::clone(registry);
+            let address = listener.local().parse::<SocketAddr>();
+            let routes = Routes {
+                registry: Arc::clone(registry),
+                page: Arc::clone(&page),
+                is_loopback: address.is_ok_and(|address| address.ip().is_loopback()),
+            };
             let server = server.clone();
             let serve = move |stream| {
-                let registry = Arc::clone(&registry);
+                let routes = routes.clone();
                 let server = server.clone();
-                async move {
-                    server.serve(stream, |request| routes::respond(request, &registry)).await;
-                }
+                async move { server.serve(stream, |request| routes.respond(request)).await }
             };
             self.accepting.spawn(accept(listener, clients.clone(), serve));
         }

@@ -50,9 +50,14 @@ pub(super) struct ProcessArgs {
     )]
     pub(super) drain_accept: Duration,
 
-    /// Serve /metrics, /healthz and /readyz there; a port alone is for this machine only
+    /// Serve /metrics, /healthz, /readyz and a page for browsers there; a port alone is for this
+    /// machine only
     #[arg(long, value_name = "ADDR", help_heading = PROCESS)]
     pub(super) metrics: Option<MetricsAddress>,
+
+    /// Show sessions, with the addresses of their clients, on the page of --metrics
+    #[arg(long, requires = "metrics", help_heading = PROCESS)]
+    pub(super) status_clients: bool,
 
     /// Answer 'knockpipe status' and the like at this unix socket, for the same user and root
     #[arg(long, value_name = "PATH", help_heading = PROCESS)]
@@ -155,7 +160,7 @@ impl ProcessArgs {
 
     fn admin(&self) -> AdminOptions {
         let metrics = self.metrics.as_ref().map(|address| address.0.clone());
-        AdminOptions { metrics, socket: self.admin.clone() }
+        AdminOptions { metrics, shows_clients: self.status_clients, socket: self.admin.clone() }
     }
 
     fn process(&self, readiness: Readiness, prepared: Prepared) -> Process {

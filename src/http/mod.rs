@@ -8,6 +8,7 @@
 //!   client_address  the client of a request behind proxies
 //!   tls             certificate and handshake of a service
 //!   body            body of an answer
+//!   page            files of a page for browsers
 //! ```
 //!
 //! It knows no route and no gate: those belong to the modules that use it.
@@ -16,6 +17,7 @@ mod body;
 pub mod client_address;
 mod connection;
 mod limits;
+pub mod page;
 mod server;
 mod tls;
 

@@ -6,6 +6,8 @@
 use std::convert::Infallible;
 use std::sync::OnceLock;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -39,12 +41,12 @@ impl Server {
     pub async fn serve(
         &self,
         stream: Stream,
-        respond: impl Fn(&Request<Incoming>) -> Response<String>,
+        respond: impl Fn(&Request<Incoming>) -> Response<Bytes>,
     ) {
         let under_way = OnceLock::new();
         let service = service_fn(|request: Request<Incoming>| {
             under_way.get_or_init(|| self.answering.token());
-            let response = respond(&request);
+            let response = respond(&request).map(Full::new);
             async { Ok::<_, Infallible>(response) }
         });
         let Limits { header_timeout, total_timeout, max_header, .. } = self.limits;
@@ -60,8 +62,8 @@ impl Server {
 }
 
 /// Makes an answer of one line, which no cache keeps.
-pub fn text(status: StatusCode, line: &str) -> Response<String> {
-    let mut response = Response::new(format!("{}\n", printable(line)));
+pub fn text(status: StatusCode, line: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(format!("{}\n", printable(line))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

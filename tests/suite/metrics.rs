@@ -294,7 +294,7 @@ fn http_is_answered_as_it_should_be_and_no_further() {
     assert_eq!(metrics.tcp().ip().to_string(), "127.0.0.1", "a port alone is loopback");
     let head = http(&metrics, "HEAD", "/metrics");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-    assert_eq!(http(&metrics, "GET", "/").status, 404);
+    assert_eq!(http(&metrics, "GET", "/other").status, 404);
     let post = http(&metrics, "POST", "/metrics");
     assert_eq!((post.status, post.head.contains("allow: GET, HEAD")), (405, true), "{post:?}");
     // Four times the limit of a header, and not at its end yet.
