@@ -4,6 +4,7 @@
 //! `encrypt` and `decrypt` run. Each step is checked: a demo with a result other
 //! than the one it announces marks that step, and ends with an error.
 
+mod knocking;
 mod middle;
 mod screen;
 mod target;
@@ -24,8 +25,10 @@ use self::screen::{TITLE, fact, step};
 use self::target::Target;
 use crate::addr::{Address, ServiceName};
 use crate::frontend::workers;
+use crate::gate::Gate;
 use crate::keys::{Key, KeyRing};
-use crate::net::{Listener, SocketOptions};
+use crate::knock;
+use crate::net::{DatagramSocket, Listener, SocketOptions};
 use crate::observe::Meters;
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
@@ -73,6 +76,7 @@ pub(crate) async fn run(out: &mut impl Write) -> anyhow::Result<()> {
         target.connections().await? <= seen + 2,
         "the target saw connections that it should not"
     );
+    step(out, "a knock opens a gate", knocking::knocked(&key, &target)).await?;
     writeln!(out)?;
 
     round_trips(out, &encrypt, &target).await?;
@@ -95,11 +99,20 @@ async fn start(options: Options) -> anyhow::Result<Side> {
     let listeners = Listener::bind(source, &[], 16)?;
     let address = listeners[0].local();
     let meters = Meters::new(options.role.mode(), Arc::default());
-    let parts = Prepared::get(&options, None, meters, &Arc::new(ReplayState::begin())).await?;
+    let gate = options.gate.clone().map(Gate::start).transpose()?;
+    if let Some(gate) = &gate {
+        gate.settled().await;
+    }
+    let parts = Prepared::get(&options, gate, meters, &Arc::new(ReplayState::begin())).await?;
     let tunnel = Arc::new(Tunnel::new(&options, parts, capacity, None));
     tunnel.begin();
     for listener in listeners {
-        tunnel.serve(Arc::new(listener.into_async(&SocketOptions::default())?));
+        let listener = listener.into_async(&SocketOptions::default())?;
+        if let (Some(_), Some(place)) = (&options.knock, listener.place()?) {
+            knock::thread::start().context("cannot start a thread")?;
+            tunnel.read_knocks(Arc::new(DatagramSocket::at(place)?));
+        }
+        tunnel.serve(Arc::new(listener));
     }
     Ok(Side { address, _tunnel: tunnel })
 }

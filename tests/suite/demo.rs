@@ -19,7 +19,7 @@ use testkit::wait::bounded;
 use testkit::{NEVER, Program, binary, eventually, proc};
 
 /// Steps that every run must show, in this order.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     "key ",
     "target ",
     "decrypt ",
@@ -28,6 +28,7 @@ const STEPS: [&str; 12] = [
     "a wrong key is refused",
     "a tampered byte is refused",
     "a cut connection is refused",
+    "a knock opens a gate",
     "round trip",
     "throughput",
     "knockpipe decrypt -s",
@@ -169,7 +170,7 @@ fn at_a_terminal_results_are_coloured_and_fit() {
     assert!(shown.contains("\u{1b}[32mok\u{1b}[0m"), "{shown:?}");
     let plain = without_colours(&shown);
     let steps: Vec<&str> = plain.lines().filter(|line| line.starts_with("ok ")).collect();
-    assert_eq!(steps.len(), 4, "{plain}");
+    assert_eq!(steps.len(), 5, "{plain}");
     for line in plain.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }
