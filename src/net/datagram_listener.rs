@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 /// Size of the kernel's queue that is asked for, in bytes: the kernel gives as much as it allows.
 const QUEUE: usize = 4 << 20;
 
-/// The place of a listening socket, at which datagrams can be received as well.
+/// The place of a listening socket, and of one that receives datagrams there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Address and actual port.
@@ -67,20 +67,11 @@ impl DatagramSocket {
     /// # Errors
     /// [`BindError`]
     pub fn bind(address: &Address, others: &[Source]) -> Result<Vec<Self>, BindError> {
-        let places = listen::places(address, others)?;
-        let mut bound: Vec<Self> = Vec::with_capacity(places.len());
-        let mut failure = None;
-        for place in places {
-            match Self::at(place) {
-                Ok(socket) => bound.push(socket),
-                Err(error @ BindError::InUse { .. }) => return Err(error),
-                Err(error) => drop(failure.get_or_insert(error)),
-            }
-        }
-        match failure {
-            Some(error) if bound.is_empty() => Err(error),
-            _ => Ok(bound),
-        }
+        Self::at_all(&listen::places(address, others)?)
+    }
+
+    fn at_all(places: &[Place]) -> Result<Vec<Self>, BindError> {
+        listen::bind_all(places, Self::at, |socket| socket.local.port())
     }
 
     /// Binds at the place of a listening socket.
@@ -268,6 +259,17 @@ mod tests {
             }
         }
         later.join().unwrap();
+    }
+
+    /// Senders know one port only.
+    #[test]
+    fn several_addresses_share_the_port_that_the_system_picks() {
+        for (one, other) in [("127.0.0.1:0", "[::1]:0"), ("[::]:0", "0.0.0.0:0")] {
+            let place = |text: &str| Place { addr: text.parse().unwrap(), only_v6: true };
+            let sockets = DatagramSocket::at_all(&[place(one), place(other)]).unwrap();
+            let ports: Vec<u16> = sockets.iter().map(|socket| socket.local.port()).collect();
+            assert!(ports.len() == 2 && ports[0] > 0 && ports[0] == ports[1], "{one}: {ports:?}");
+        }
     }
 
     #[test]

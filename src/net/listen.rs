@@ -77,12 +77,7 @@ impl Listener {
                 let (socket, file) = SocketFile::bind(path, backlog, Access::Umask, None)?;
                 Ok(vec![Self { socket, local: Local::Unix(file) }])
             }
-            Address::Tcp { host, port } => {
-                let addrs = look_up(host, port)
-                    .map_err(|cause| BindError::Unresolvable { address: address.clone(), cause })?;
-                let dual_stack = dual_stack(&addrs, port, others);
-                bind_all(&addrs, dual_stack, backlog)
-            }
+            Address::Tcp { .. } => listen_at(&places(address, others)?, backlog),
         }
     }
 
@@ -310,45 +305,53 @@ impl std::fmt::Display for Local {
 
 // === TCP ===
 
-fn bind_all(
-    addrs: &[SocketAddr],
-    dual_stack: DualStack,
-    backlog: i32,
-) -> Result<Vec<Listener>, BindError> {
-    let common_port = addrs.len() > 1 && addrs.iter().all(|addr| addr.port() == 0);
+fn listen_at(places: &[Place], backlog: i32) -> Result<Vec<Listener>, BindError> {
+    let port = |listener: &Listener| match listener.local {
+        Local::Tcp(addr) => addr.port(),
+        Local::Unix(_) | Local::OthersUnix(_) => 0,
+    };
+    bind_all(places, |place| bind_tcp(place, backlog), port)
+}
+
+/// Binds a socket at each of the places that one address stands for. Those that this machine lacks
+/// are skipped as long as another one remains. With port 0 all share the port that the system
+/// picks.
+pub(super) fn bind_all<T>(
+    places: &[Place],
+    bind: impl Fn(Place) -> Result<T, BindError>,
+    port: impl Fn(&T) -> u16,
+) -> Result<Vec<T>, BindError> {
+    let common_port = places.len() > 1 && places.iter().all(|place| place.addr.port() == 0);
     for _ in 1..COMMON_PORT_ATTEMPTS {
-        match bind_each(addrs, dual_stack, backlog) {
+        match bind_each(places, &bind, &port) {
             // Another socket has the port that was picked for the first address.
             Err(BindError::InUse { .. }) if common_port => {}
             result => return result,
         }
     }
-    bind_each(addrs, dual_stack, backlog)
+    bind_each(places, &bind, &port)
 }
 
-fn bind_each(
-    addrs: &[SocketAddr],
-    dual_stack: DualStack,
-    backlog: i32,
-) -> Result<Vec<Listener>, BindError> {
-    let mut listeners: Vec<Listener> = Vec::with_capacity(addrs.len());
+fn bind_each<T>(
+    places: &[Place],
+    bind: impl Fn(Place) -> Result<T, BindError>,
+    port: impl Fn(&T) -> u16,
+) -> Result<Vec<T>, BindError> {
+    let mut bound: Vec<T> = Vec::with_capacity(places.len());
     let mut failure = None;
-    for &addr in addrs {
-        let mut addr = addr;
-        if let (0, Some(Local::Tcp(first))) = (addr.port(), listeners.first().map(|l| &l.local)) {
-            addr.set_port(first.port());
+    for &Place { mut addr, only_v6 } in places {
+        if let (0, Some(first)) = (addr.port(), bound.first()) {
+            addr.set_port(port(first));
         }
-        match bind_tcp(addr, dual_stack, backlog) {
-            Ok(listener) => listeners.push(listener),
+        match bind(Place { addr, only_v6 }) {
+            Ok(socket) => bound.push(socket),
             Err(error @ BindError::InUse { .. }) => return Err(error),
-            Err(error) => {
-                failure.get_or_insert(error);
-            }
+            Err(error) => drop(failure.get_or_insert(error)),
         }
     }
     match failure {
-        Some(error) if listeners.is_empty() => Err(error),
-        _ => Ok(listeners),
+        Some(error) if bound.is_empty() => Err(error),
+        _ => Ok(bound),
     }
 }
 
@@ -375,8 +378,8 @@ fn is_v6_only(addr: SocketAddr, dual_stack: DualStack) -> bool {
     is_wildcard && dual_stack == DualStack::Ipv4
 }
 
-/// Looks up the places that sockets for datagrams at `address` have, next to the sources `others`.
-/// Blocks while a name is looked up.
+/// Looks up the places that `address` stands for, next to the sources `others`; none for a unix
+/// socket. Blocks while a name is looked up.
 pub(super) fn places(address: &Address, others: &[Source]) -> Result<Vec<Place>, BindError> {
     let Address::Tcp { host, port } = address else { return Ok(vec![]) };
     let addrs = look_up(host, port)
@@ -386,13 +389,14 @@ pub(super) fn places(address: &Address, others: &[Source]) -> Result<Vec<Place>,
     Ok(addrs.iter().map(place).collect())
 }
 
-fn bind_tcp(addr: SocketAddr, dual_stack: DualStack, backlog: i32) -> Result<Listener, BindError> {
+fn bind_tcp(place: Place, backlog: i32) -> Result<Listener, BindError> {
+    let Place { addr, only_v6 } = place;
     let bound = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         // A restart must not wait for the TIME_WAIT of connections before it.
         // On Linux this does not allow two listeners on one port.
         socket.set_reuse_address(true)?;
-        if is_v6_only(addr, dual_stack) {
+        if only_v6 {
             socket.set_only_v6(true)?;
         }
         socket.bind(&addr.into())?;

@@ -24,8 +24,10 @@ fn only(text: &str) -> Listener {
     listeners.remove(0)
 }
 
-fn addrs(texts: &[&str]) -> Vec<SocketAddr> {
-    texts.iter().map(|text| text.parse().unwrap()).collect()
+fn listen(texts: &[&str], dual_stack: DualStack) -> Result<Vec<Listener>, BindError> {
+    let addrs = texts.iter().map(|text| text.parse().unwrap());
+    let places = addrs.map(|addr| Place { addr, only_v6: is_v6_only(addr, dual_stack) });
+    listen_at(&places.collect::<Vec<_>>(), 16)
 }
 
 async fn accept(listener: &AsyncListener) -> io::Result<(Stream, ClientAddr)> {
@@ -65,7 +67,7 @@ async fn an_ipv4_client_of_a_dual_stack_listener_is_ipv4() {
 #[test]
 fn several_addresses_share_the_port_that_the_system_picks() {
     for pair in [["127.0.0.1:0", "[::1]:0"], ["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
-        let listeners = bind_all(&addrs(&pair), DualStack::Ipv4, 16).unwrap();
+        let listeners = listen(&pair, DualStack::Ipv4).unwrap();
         let ports: Vec<_> = listeners
             .iter()
             .map(|l| l.local().rsplit_once(':').unwrap().1.parse::<u16>().unwrap())
@@ -97,7 +99,7 @@ fn both_wildcards_of_one_port_can_be_given() {
 
 #[test]
 fn an_address_of_another_machine_is_left_out_if_one_is_left() {
-    let listeners = bind_all(&addrs(&["192.0.2.1:0", "127.0.0.1:0"]), DualStack::None, 16).unwrap();
+    let listeners = listen(&["192.0.2.1:0", "127.0.0.1:0"], DualStack::None).unwrap();
     assert_eq!(listeners.len(), 1);
     let error = bind("192.0.2.1:0").unwrap_err();
     assert!(matches!(error, BindError::Other { .. }), "{error}");
@@ -109,8 +111,8 @@ fn a_port_in_use_is_said_so() {
     let error = bind(&first.local()).unwrap_err();
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
     assert!(error.to_string().starts_with(&format!("{} is in use; ", first.local())));
-    let both = addrs(&[&first.local(), "127.0.0.2:0"]);
-    assert!(bind_all(&both, DualStack::None, 16).is_err(), "although the other address is free");
+    let both = listen(&[&first.local(), "127.0.0.2:0"], DualStack::None);
+    assert!(both.is_err(), "although the other address is free");
 }
 
 #[test]
