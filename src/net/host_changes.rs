@@ -79,23 +79,21 @@ impl HostChanges {
         let mut buffer = vec![0; DATAGRAM];
         loop {
             let Some(socket) = &self.socket else { return pending().await };
-            let received = socket.recv(&mut buffer).await;
-            let mut lasting = lasting(&received);
-            let mut change = self.known.learn_received(received.map(|len| &buffer[..len]));
-            // What came together is one change.
-            while lasting.is_none() {
-                let received = socket.try_recv(&mut buffer);
-                if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-                    break;
-                }
-                let is_over = received.is_err();
-                lasting = self::lasting(&received);
+            let mut received = socket.recv(&mut buffer).await;
+            let mut change = None;
+            let lasting = loop {
+                let lasting = lasting(&received);
                 let more = self.known.learn_received(received.map(|len| &buffer[..len]));
                 change = stronger(change, more);
-                if is_over {
-                    break;
+                if lasting.is_some() {
+                    break lasting;
                 }
-            }
+                // What came together is one change.
+                received = socket.try_recv(&mut buffer);
+                if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                    break None;
+                }
+            };
             if let Some(error) = lasting {
                 let detail = "a change of addresses is noticed with the next knock";
                 warn!(error, detail, "cannot watch the addresses of this host");
