@@ -113,6 +113,7 @@ const FLOORS: &[Floor] = &[
             "keys",
             "net",
             "observe",
+            "tasks",
             "frontend",
         ],
         forbidden: &["clap", "anyhow", "nix::"],

@@ -11,13 +11,14 @@
 //!
 //! Nothing moves from one worker to another: that would need the locks that this design avoids.
 
-use std::future::pending;
 use std::io;
 use std::sync::OnceLock;
 use std::thread;
 
 use rand::RngExt;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Handle;
+
+use crate::tasks::start_runtime;
 
 /// Descriptors that one worker needs for its runtime.
 const DESCRIPTORS: u64 = 4;
@@ -76,14 +77,13 @@ fn workers() -> &'static [Handle] {
 }
 
 fn start_one(name: String) -> io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    thread::Builder::new().name(name).spawn(move || runtime.block_on(pending::<()>()))?;
-    Ok(handle)
+    start_runtime(name, || {})
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use super::*;
 
     #[test]

@@ -4,13 +4,13 @@
 //! on this thread, so in total it is bounded by one processor, and it gives way to the workers that
 //! serve connections.
 
-use std::future::pending;
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread;
 
 use rustix::process::setpriority_process;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Handle;
+
+use crate::tasks::start_runtime;
 
 /// Niceness: its share of a processor that others want is a tenth of theirs.
 const NICE: i32 = 10;
@@ -27,15 +27,11 @@ static START: Mutex<()> = Mutex::new(());
 pub fn start() -> io::Result<()> {
     let _one_at_a_time = START.lock().unwrap_or_else(PoisonError::into_inner);
     if THREAD.get().is_none() {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let serve = move || {
-            // Where it is forbidden the thread has the priority of the others.
+        // Where it is forbidden the thread has the priority of the others.
+        let give_way = || {
             let _ = setpriority_process(None, NICE);
-            runtime.block_on(pending::<()>());
         };
-        thread::Builder::new().name("knocks".to_owned()).spawn(serve)?;
-        let _ = THREAD.set(handle);
+        let _ = THREAD.set(start_runtime("knocks".to_owned(), give_way)?);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   threads     threads for work that blocks; a lack of them is an error or a wait
 //!   restarting  tasks that begin again after a panic
+//!   runtimes    threads that serve tasks of their own
 //! ```
 //!
 //! tokio's own way for work that blocks panics when the system gives no thread, and
@@ -11,7 +12,9 @@
 //! started without [`restarting`].
 
 mod restarting;
+mod runtimes;
 mod threads;
 
 pub use restarting::{Panicked, begin_again, caught, restarting};
+pub use runtimes::start_runtime;
 pub use threads::{Undone, blocking, start};
