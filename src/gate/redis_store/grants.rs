@@ -101,17 +101,19 @@ impl RedisStore {
 
     /// Adds the notes to entries that allow one address, where they can be read.
     pub(super) async fn add_notes(&self, connections: &Connections, entries: &mut [AllowEntry]) {
-        let members: Vec<Member> = entries.iter().map(|entry| entry.member).collect();
-        let names: Vec<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-        let set = &self.keys.allow_set;
-        let beside = connections.notes_of(&self.keys, &members).await.unwrap_or_default();
-        let set_end = connections.set_end(&self.keys).await.unwrap_or(Expiry::Never);
-        for (entry, note) in entries.iter_mut().zip(beside).filter(|(entry, _)| entry.key == *set) {
-            entry.note = note.and_then(|note| note.of_entry(entry.expiry, set_end));
+        let is_in_set = |entry: &&mut AllowEntry| entry.key == self.keys.allow_set;
+        let (in_set, own): (Vec<_>, Vec<_>) = entries.iter_mut().partition(is_in_set);
+        let members: Vec<Member> = in_set.iter().map(|entry| entry.member).collect();
+        if !members.is_empty() {
+            let beside = connections.notes_of(&self.keys, &members).await.unwrap_or_default();
+            let set_end = connections.set_end(&self.keys).await.unwrap_or(Expiry::Never);
+            for (entry, note) in in_set.into_iter().zip(beside) {
+                entry.note = note.and_then(|note| note.of_entry(entry.expiry, set_end));
+            }
         }
+        let names: Vec<String> = own.iter().map(|entry| entry.key.clone()).collect();
         let values = connections.values_of(&names).await.unwrap_or_default();
-        for (entry, value) in entries.iter_mut().zip(values).filter(|(entry, _)| entry.key != *set)
-        {
+        for (entry, value) in own.into_iter().zip(values) {
             entry.note = value.and_then(|text| GrantNote::parse(&text));
         }
     }
