@@ -121,10 +121,13 @@ impl Batch<'_> {
         self.name(&made).await;
         if self.keeps_notes() {
             let set_type = self.set_type().await?;
-            let attempt = Attempt { store: self.store, connections: self.connections };
-            attempt.prune(set_type).await;
+            self.attempt().prune(set_type).await;
         }
         Ok(made)
+    }
+
+    fn attempt(&self) -> Attempt<'_> {
+        Attempt { store: self.store, connections: self.connections }
     }
 
     fn keeps_notes(&self) -> bool {
@@ -134,9 +137,7 @@ impl Batch<'_> {
     /// Makes all, if the set lets one of some tries through.
     async fn transact(&self) -> Result<Option<Vec<Done>>, Failed> {
         if self.keeps_notes() {
-            let notes = self.connections.notes_key(&self.store.keys);
-            let checked = self.connections.check_notes(&self.store.keys).await;
-            checked.map_err(|failure| denied_note(&notes, failure))?;
+            self.attempt().notes_to_write().await?;
         }
         match self.transact_with(true).await {
             Err(Failed::At(_, failure)) if failure.kind == Kind::Denied => {

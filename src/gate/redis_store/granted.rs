@@ -77,10 +77,7 @@ impl Attempt<'_> {
         if set_type == SetType::Set && self.is_endless(member).await? {
             return Ok(Done { key: set.clone(), changed: false, count: None });
         }
-        let own_key = match member {
-            Member::Address(ip) => keys.allow_key(ip),
-            Member::Network(_) => None,
-        };
+        let own_key = keys.own_key(member);
         match (set_type, own_key) {
             (SetType::Absent | SetType::Set, Some(key)) => self.grant_key(key, lasting, note).await,
             (SetType::Set, None) => {
@@ -114,9 +111,7 @@ impl Attempt<'_> {
     ) -> Result<bool, Failed> {
         let Self { connections, store } = self;
         let set = &store.keys.allow_set;
-        let notes = connections.notes_key(&store.keys);
-        let checked = connections.check_notes(&store.keys).await;
-        checked.map_err(|failure| denied_note(&notes, failure))?;
+        let notes = self.notes_to_write().await?;
         let is_one_slot = connections.map.joins(&notes, set);
         let now = now();
         let end = Expiry::At(now.saturating_add(Duration::from_millis(milliseconds(lasting))));

@@ -141,8 +141,8 @@ impl<'a> Notes<'a> {
         }
         let mut own: Vec<(usize, String)> = vec![];
         for (place, entry) in entries.iter().enumerate() {
-            if let (None, Member::Address(ip)) = (&entry.note, entry.member) {
-                own.extend(keys.allow_key(ip).map(|key| (place, key)));
+            if entry.note.is_none() {
+                own.extend(keys.own_key(entry.member).map(|key| (place, key)));
             }
         }
         let (places, names): (Vec<usize>, Vec<String>) = own.into_iter().unzip();

@@ -91,6 +91,14 @@ impl Keys {
         self.allow_prefix.as_ref().map(|prefix| format!("{prefix}{ip}"))
     }
 
+    /// The key of its own that lets a member in, where members have one: a network has none.
+    pub(super) fn own_key(&self, member: Member) -> Option<String> {
+        match member {
+            Member::Address(ip) => self.allow_key(ip),
+            Member::Network(_) => None,
+        }
+    }
+
     /// The key of a count of failures, as rack-attack has it: the window's number, then the
     /// address. Next to
     /// `ROOT:FILTER:ban:` it stands where rack-attack has it.

@@ -47,10 +47,7 @@ impl Wanted<'_> {
     ) -> Result<Adding, Failed> {
         let Self { member, lasting, note } = *self;
         let set = &keys.allow_set;
-        let own_key = match member {
-            Member::Address(ip) => keys.allow_key(ip),
-            Member::Network(_) => None,
-        };
+        let own_key = keys.own_key(member);
         let end = end_after(lasting);
         let notes_key = connections.notes_key(keys);
         let in_set = |command: Cmd, set_type| Adding {
@@ -218,15 +215,23 @@ impl Attempt<'_> {
         self.drop_note(&remove, &unnoting(&notes, member)).await
     }
 
+    /// Returns the key of notes, if they can be written there.
+    pub(super) async fn notes_to_write(&self) -> Result<String, Failed> {
+        let keys = &self.store.keys;
+        let notes = self.connections.notes_key(keys);
+        match self.connections.check_notes(keys).await {
+            Ok(()) => Ok(notes),
+            Err(failure) => Err(denied_note(&notes, failure)),
+        }
+    }
+
     /// Sends a change of the set with that of a note that is to be kept, or neither. Returns
     /// the count of the first.
     async fn keep_note(&self, change: &Cmd, note: &Cmd) -> Result<u64, Failed> {
         let Self { connections, store } = self;
         let set = &store.keys.allow_set;
         let failed = |failure| Failed::At(set.clone(), failure);
-        let notes = connections.notes_key(&store.keys);
-        let checked = connections.check_notes(&store.keys).await;
-        checked.map_err(|failure| denied_note(&notes, failure))?;
+        let notes = self.notes_to_write().await?;
         if !connections.map.joins(&notes, set) {
             let noted = connections.of(&notes).ask(note).await;
             noted.map_err(|failure| denied_note(&notes, failure))?;

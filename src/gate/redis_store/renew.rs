@@ -87,9 +87,7 @@ impl Attempt<'_> {
             done.changed = renewed.map_err(|failure| Failed::At(set.clone(), failure))?;
             self.announce(member, done.changed).await;
         }
-        if let Member::Address(ip) = member
-            && let Some(key) = self.store.keys.allow_key(ip)
-        {
+        if let Some(key) = self.store.keys.own_key(member) {
             let renewed = self.renew_key(&key, lasting, who_prefix).await;
             if renewed.map_err(|failure| Failed::At(key.clone(), failure))? {
                 done = Done { key, changed: true, count: None };
