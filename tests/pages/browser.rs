@@ -1,5 +1,6 @@
 //! A Chromium with an empty profile of its own, which ends with its test whatever happens.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use testkit::program::require;
 use testkit::{NEVER, Program, eventually, wait};
 use thirtyfour::common::capabilities::desiredcapabilities::CapabilitiesHelper;
-use thirtyfour::{ChromiumLikeCapabilities, DesiredCapabilities, WebDriver};
+use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver};
 use tokio::runtime::Runtime;
 
 /// Time that the browser has to end by itself.
@@ -48,6 +49,12 @@ pub(super) enum Scheme {
     Dark,
 }
 
+impl Window {
+    fn width(self) -> u64 {
+        if self == Self::Phone { 390 } else { 1280 }
+    }
+}
+
 /// Every window in every scheme.
 pub(super) const LOOKS: [(Window, Scheme); 4] = [
     (Window::Phone, Scheme::Light),
@@ -60,6 +67,8 @@ pub(super) const LOOKS: [(Window, Scheme); 4] = [
 pub(super) struct Browser {
     driver: Option<WebDriver>,
     runtime: Runtime,
+    /// Every address that pages asked for.
+    asked: RefCell<Vec<String>>,
     // Below what uses them: fields are dropped in this order.
     _chromedriver: Program,
     /// Kept open, so that the driver can write.
@@ -90,13 +99,12 @@ impl Browser {
         let browser = Self {
             driver,
             runtime,
+            asked: RefCell::default(),
             _chromedriver: chromedriver,
             _output: output,
             _profile: profile,
         };
         browser.cdp("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": WATCH }));
-        // Forgets what the first, empty tab has loaded.
-        browser.requests();
         browser
     }
 
@@ -154,26 +162,50 @@ impl Browser {
         text.as_str().expect("it is text").to_owned()
     }
 
+    /// Clicks on the first element that `selector` finds, which has to be visible.
+    #[track_caller]
+    pub(super) fn click(&self, selector: &str) {
+        let show = "document.querySelector(arguments[0]).scrollIntoView({ block: 'center' })";
+        self.run_with(show, vec![json!(selector)]);
+        let find = async { self.driver().find(By::Css(selector)).await?.click().await };
+        self.runtime.block_on(find).unwrap_or_else(|e| panic!("{selector}: {e}"));
+    }
+
+    /// Types into a field what it has to contain.
+    #[track_caller]
+    pub(super) fn fill(&self, selector: &str, text: &str) {
+        let typed = self.runtime.block_on(async {
+            let field = self.driver().find(By::Css(selector)).await?;
+            field.clear().await?;
+            field.send_keys(text).await
+        });
+        typed.unwrap_or_else(|e| panic!("{selector}: {e}"));
+    }
+
     /// Sets the size of the window and the preferred colours.
     #[track_caller]
     pub(super) fn look(&self, (window, scheme): (Window, Scheme)) {
-        let is_phone = window == Window::Phone;
-        let (width, height) = if is_phone { (390, 844) } else { (1280, 900) };
-        self.cdp(
-            "Emulation.setDeviceMetricsOverride",
-            &json!({
-                "width": width, "height": height, "deviceScaleFactor": if is_phone { 2 } else { 1 },
-                "mobile": is_phone,
-            }),
-        );
+        self.resize(window, 0);
         let scheme = if scheme == Scheme::Dark { "dark" } else { "light" };
         let features = [
             json!({ "name": "prefers-color-scheme", "value": scheme }),
             json!({ "name": "prefers-reduced-motion", "value": "reduce" }),
         ];
         self.cdp("Emulation.setEmulatedMedia", &json!({ "features": features }));
-        let ready = format!("return innerWidth === {width}");
-        self.wait("the window has its size", &ready);
+        self.wait("the window has its size", &format!("return innerWidth === {}", window.width()));
+    }
+
+    /// Sets the size of the window, with the height of its kind or `least`.
+    #[track_caller]
+    fn resize(&self, window: Window, least: u64) {
+        let is_phone = window == Window::Phone;
+        let height = least.max(if is_phone { 844 } else { 900 });
+        let scale = if is_phone { 2 } else { 1 };
+        let metrics = json!({
+            "width": window.width(), "height": height, "deviceScaleFactor": scale,
+            "mobile": is_phone,
+        });
+        self.cdp("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
     /// Disconnects the page from every network, or connects it again.
@@ -192,11 +224,10 @@ impl Browser {
         let directory = Path::new("target/screenshots");
         fs::create_dir_all(directory).expect("the directory can be made");
         let size = &self.cdp("Page.getLayoutMetrics", &json!({}))["cssContentSize"];
-        let clip = json!({
-            "x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1,
-        });
-        let picture = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
-        let answer = self.cdp("Page.captureScreenshot", &picture);
+        // All of it is in view, so that what sticks to the lower edge is at the end.
+        self.resize(look.0, size["height"].as_f64().expect("it is a number") as u64);
+        let answer = self.cdp("Page.captureScreenshot", &json!({ "format": "png" }));
+        self.resize(look.0, 0);
         let bytes = unbase64(answer["data"].as_str().expect("it is text"));
         let name = format!("{name}-{:?}-{:?}.png", look.0, look.1).to_lowercase();
         fs::write(directory.join(name), bytes).expect("a file can be written");
@@ -215,7 +246,16 @@ impl Browser {
         });
         // Of the browser's own pages, and drawings that it makes itself.
         let is_sent = |url: &String| !["chrome:", "data:"].iter().any(|own| url.starts_with(own));
-        events.filter(is_sent).collect()
+        let new: Vec<String> = events.filter(is_sent).collect();
+        self.asked.borrow_mut().extend(new.iter().cloned());
+        new
+    }
+
+    /// Returns every address that pages have asked for.
+    #[track_caller]
+    pub(super) fn all_requests(&self) -> Vec<String> {
+        self.requests();
+        self.asked.borrow().clone()
     }
 
     /// Returns what the browser complained about since the last call.

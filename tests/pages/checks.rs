@@ -13,12 +13,11 @@ pub(super) fn violations(browser: &Browser) -> Vec<String> {
     serde_json::from_value(browser.run("return window.violations")).expect("the page is watched")
 }
 
-/// Checks that nothing was violated, and that nothing went to another origin, since the browser
-/// started. `expected` are complaints that belong to the test.
+/// Checks that nothing was violated, and that the browser asked no other origin since its start. `expected` are complaints that belong to the test.
 #[track_caller]
 pub(super) fn keeps_to_itself(browser: &Browser, origin: &str, expected: &[&str]) {
     assert_eq!(violations(browser), Vec::<String>::new());
-    let requests = browser.requests();
+    let requests = browser.all_requests();
     assert!(requests.iter().any(|url| url.starts_with(origin)), "{requests:?}");
     let away: Vec<_> = requests.iter().filter(|url| !url.starts_with(origin)).collect();
     assert!(away.is_empty(), "requests to other origins: {away:?}");

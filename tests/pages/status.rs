@@ -1,8 +1,10 @@
 //! The status page of real ends, with real connections.
 
+use std::fs;
 use std::io::{Read, Write};
 
 use serde_json::{Value, json};
+use testkit::address::refusing;
 use testkit::admin::{http, http_with, metrics_address};
 use testkit::{Addr, End, Launch, Pair, PairOptions, Target, Wire, eventually, keygen};
 
@@ -57,6 +59,7 @@ fn the_page_shows_the_numbers_of_a_real_pair_as_they_change() {
     drop((held, more));
     browser.wait_text("0 of 8");
     keeps_to_itself(&browser, &here, &[]);
+    let browser = Browser::start();
     browser.go(&format!("{}/", origin(&pair.encrypt)));
     browser.wait_text("Warm tunnels");
     browser.wait_text("3 of 3");
@@ -165,4 +168,37 @@ fn a_page_without_an_answer_says_so_and_comes_back() {
     browser.wait_text("1 of ");
     drop(held);
     keeps_to_itself(&browser, &origin(&pair.decrypt), &["ERR_INTERNET_DISCONNECTED"]);
+}
+
+#[test]
+fn services_with_problems_come_first_and_many_can_be_filtered() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let (nowhere, _held) = refusing();
+    let tunnel = |name: &str, more: &str| {
+        format!(
+            "[tunnels.{name}]\nmode = 'encrypt'\nsource = '127.0.0.1:0'\ntarget = '{nowhere}'\n\
+             key = 'key'\n{more}"
+        )
+    };
+    let calm: String = ["ash", "beech", "cedar", "elm"].map(|name| tunnel(name, "")).concat();
+    let config = dir.path().join("knockpipe.toml");
+    let process = "[process]\nmetrics = ':0'\nlog-format = 'json'\n";
+    fs::write(&config, format!("{process}{calm}{}", tunnel("yew", "pool = 1\n"))).unwrap();
+    let end = Launch::new("run").args(["-c"]).args([&config]).start();
+    let browser = Browser::start();
+    browser.go(&format!("{}/", origin(&end)));
+    browser.wait_text("1 broken, 4 serving");
+    browser.wait_text("Far end down");
+    assert_eq!(browser.text(".service h3"), "yew");
+    looks_right(&browser, "status-many");
+    let names = "return [...document.querySelectorAll('.service h3')].map((one) => one.innerText)\
+        .join()";
+    browser.fill("#wanted", "ee");
+    browser.wait("only one is left", &format!("{names} === 'beech'"));
+    browser.click("label:has(#problems)");
+    browser.wait_text("No service matches.");
+    browser.fill("#wanted", "w");
+    browser.wait("that with a problem is left", &format!("{names} === 'yew'"));
+    keeps_to_itself(&browser, &origin(&end), &[]);
 }

@@ -146,6 +146,21 @@ export function knocksPart() {
   });
 }
 
+/** Knocks that an encrypt end sends. */
+export function sentKnocksPart() {
+  const facts = pairs();
+  return part("Knocks sent", [facts.node], ({ knocks_sent: knocks }) => {
+    if (!knocks) {
+      return false;
+    }
+    const sent = Object.entries(knocks.sent).map(([reason, number]) => [reason, count(number)]);
+    const unsent = knocks.failed > 0 ? [["not sent", count(knocks.failed)]] : [];
+    const all = [...sent, ...unsent];
+    facts.update(all.length === 0 ? [["Knocks", "none yet"]] : all);
+    return true;
+  });
+}
+
 /** Counts by reason, the most frequent first. */
 export function reasonsPart(name, of) {
   const list = element("ul");

@@ -3,7 +3,15 @@
 import { element, KeyedList, setAttribute, setText } from "./dom.js";
 import { levelFigure, rateFigure } from "./figure.js";
 import { gradeOf, sum } from "./history.js";
-import { gatePart, knocksPart, listPart, poolPart, reasonsPart, targetsPart } from "./parts.js";
+import {
+  gatePart,
+  knocksPart,
+  listPart,
+  poolPart,
+  reasonsPart,
+  sentKnocksPart,
+  targetsPart,
+} from "./parts.js";
 import { bytes, capital, count, perSecond } from "./words.js";
 
 const STATES = { bad: "Broken", warn: "Degraded", good: "Serving" };
@@ -78,6 +86,7 @@ function partsOf() {
     gatePart(),
     poolPart(),
     knocksPart(),
+    sentKnocksPart(),
     levelPart("Handshakes", (service) => service.handshakes),
     levelPart("Unopened tunnels", (service) => service.unopened),
     reasonsPart("Refused, by reason", (service) => service.refused),
