@@ -26,7 +26,7 @@ pub(super) async fn knocked(key: &Key, target: &Target) -> anyhow::Result<String
     ensure!(target.connections().await? == before, "one that did not knock reached the target");
     let with = start(knocking(encrypting(key, &gated.address))).await?;
     ping(&with.address).await.context("a knock did not open the gate")?;
-    Ok("closed to all, until a datagram under the key".to_owned())
+    Ok("closed, until a datagram under the key".to_owned())
 }
 
 /// Has a decrypt end deny all that did not knock.
