@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Shows that the units of the Debian package run under the systemd of Debian:
 # locked up as they are, with keys of root's, another key and an upgrade that refuse
-# no client, a watchdog, a unix socket for a group, and a restart behind a socket unit.
+# no client, a watchdog, a unix socket for a group, a restart behind a socket unit, and
+# the unit of a user, whose knocks open a gate.
 # Boots a Debian in systemd-nspawn, without a network, where scripts/units-inside.sh
 # does all that; needs root, and the network for debootstrap.
 #
@@ -15,7 +16,7 @@ work=$(mktemp -d)
 root=$work/root
 trap 'rm -rf --one-file-system "$work"' EXIT
 
-scripts/debian-root.sh "$root" --include=systemd,dbus
+scripts/debian-root.sh "$root" --include=systemd,dbus,libpam-systemd
 cp "$deb" "$root/root/knockpipe.deb"
 # The next version: the same program, as another file.
 dpkg-deb --raw-extract "$deb" "$work/newer"
@@ -47,6 +48,30 @@ source = "127.0.0.1:6380"
 target = "127.0.0.1:7000"
 key = "office/redis.key"
 FILE
+# A server's end that opens by knocking, and a user who knocks there.
+mkdir -m 0700 "$root/etc/knockpipe/door"
+cp "$root/etc/knockpipe/keys/redis.key" "$root/etc/knockpipe/door/"
+cat >"$root/etc/knockpipe/door.toml" <<'FILE'
+[tunnels.door]
+mode = "decrypt"
+source = "127.0.0.1:6390"
+target = "127.0.0.1:7000"
+key = "door/redis.key"
+knock = true
+knock-ttl = "10s"
+FILE
+chroot "$root" useradd --create-home anna
+knocks=$root/home/anna/.config/knockpipe
+mkdir -p "$knocks"
+cp "$root/etc/knockpipe/keys/redis.key" "$knocks/"
+cat >"$knocks/redis.knock" <<'FILE'
+GATE=127.0.0.1:6390
+KNOCKPIPE_KEY=redis.key
+KNOCKPIPE_KNOCK_LABEL=laptop
+KNOCKPIPE_KNOCK_TTL=10s
+FILE
+sed 's/redis.key/missing.key/' "$knocks/redis.knock" >"$knocks/wrong.knock"
+chroot "$root" chown -R anna:anna /home/anna
 # The users that may connect to the unix socket, as docs/operating/systemd.md has it.
 chroot "$root" groupadd redis-clients
 chroot "$root" useradd --groups redis-clients application
@@ -76,7 +101,7 @@ UNIT
 chroot "$root" systemctl enable inside.service
 
 # nspawn forbids by itself what the program's own sandbox uses.
-timeout 300 systemd-nspawn --quiet --directory "$root" --boot --private-network --register=no --keep-unit \
+timeout 400 systemd-nspawn --quiet --directory "$root" --boot --private-network --register=no --keep-unit \
     --capability=CAP_IPC_LOCK \
     --system-call-filter='@memlock landlock_create_ruleset landlock_add_rule landlock_restrict_self' \
     </dev/null >"$work/boot.log" 2>&1 || true

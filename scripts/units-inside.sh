@@ -2,7 +2,7 @@
 # What scripts/check-units.sh does in the Debian that it boots, as root. The package
 # is installed there, and the configuration is in place. /root/good is written last.
 set -euxo pipefail
-trap 'journalctl --no-pager -u knockpipe -u knockpipe@office; systemctl poweroff' EXIT
+trap 'journalctl --no-pager -u knockpipe -u knockpipe@office -u knockpipe@door; systemctl poweroff' EXIT
 shopt -s inherit_errexit
 
 # The service behind the tunnel: it says everything back.
@@ -201,4 +201,50 @@ dpkg --install /root/newer.deb
 talk
 
 systemctl stop knockpipe knockpipe.socket knockpipe@office
+
+: 'the unit of a user keeps a gate open for as long as it runs'
+# A connection that the gate lets in stays, and one that it does not is closed at once.
+is_open() {
+    perl -MIO::Socket::INET -MIO::Select -e '
+        my $there = IO::Socket::INET->new(PeerAddr => "127.0.0.1:6390") or die "refused: $!";
+        exit(IO::Select->new($there)->can_read(1) ? 1 : 0)'
+}
+anna() {
+    setpriv --reuid anna --regid anna --init-groups \
+        env HOME=/home/anna XDG_RUNTIME_DIR="/run/user/$(id -u anna)" "$@"
+}
+unit=knockpipe-knock@redis
+of_anna() { anna systemctl --user show -P "$1" "${2:-$unit}"; }
+noted() { journalctl --no-pager "_UID=$(id -u anna)" | grep -c -- "$1" >/dev/null; }
+is_closed() { ! is_open; }
+is_another() { [[ $(of_anna MainPID) != 0 && $(of_anna MainPID) != "$1" ]]; }
+systemctl start knockpipe@door
+loginctl enable-linger anna
+until_true anna systemctl --user is-active default.target
+fails is_open
+anna systemctl --user enable --now "$unit"
+until_true is_open
+until_true told knockpipe@door 'knock granted .*label="\?laptop'
+pid=$(of_anna MainPID)
+[[ $(stat -c %U "/proc/$pid") == anna ]]
+grep -q '^Seccomp:.*2$' "/proc/$pid/status"
+grep -q '^NoNewPrivs:.*1$' "/proc/$pid/status"
+anna systemctl --user reload "$unit"
+until_true noted 'knocked .*reason="\?request'
+# Longer than a grant lasts.
+for _ in {1..15}; do is_open; done
+[[ $(of_anna MainPID) == "$pid" ]]
+kill -KILL "$pid"
+until_true is_another "$pid"
+until_true is_open
+anna systemctl --user stop "$unit"
+[[ $(of_anna Result) == success ]]
+until_true is_closed
+: 'and one whose key is missing is not tried again'
+unit=knockpipe-knock@wrong
+anna systemctl --user start "$unit" || true
+has_failed() { [[ $(of_anna ActiveState) == failed ]]; }
+until_true has_failed
+[[ $(of_anna ExecMainStatus) == 2 && $(of_anna NRestarts) == 0 ]]
+systemctl stop knockpipe@door
 touch /root/good
