@@ -9,9 +9,10 @@ use knockpipe::cli;
 pub(crate) const RENEW: &str = "cargo run --locked --example generate -- flags >docs/FLAGS.md";
 
 /// Commands that share a table, under its heading.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Tunnels", &["encrypt", "decrypt", "pipe"]),
     ("Knocks", &["knock"]),
+    ("Services of HTTP", &["knockd", "http"]),
     ("Configuration files", &["run", "check"]),
     ("Keys and the demo", &["keygen", "key-id", "demo"]),
     ("Running processes", &["status", "who", "kick", "drain", "reload"]),

@@ -3,9 +3,10 @@
 # start their own, in temporary directories; the packaged services stay
 # stopped now, but the packages enable them for the next boot.
 #
-#   scripts/install-test-tools.sh [peers]
+#   scripts/install-test-tools.sh [peers|http]
 #
-# With `peers`, instead, the tunnels and clients that `make bench-peers` compares.
+# With `peers`, instead, the tunnels and clients that `make bench-peers` compares; with `http` the
+# proxies and the client of `make bench-http`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,20 @@ if [[ ${1-} == peers ]]; then
         ip=iproute2
 fi
 
-exec scripts/apt-need.sh \
+if [[ ${1-} == http ]]; then
+    exec scripts/apt-need.sh \
+        haproxy=haproxy \
+        nginx=nginx \
+        caddy=caddy \
+        wrk=wrk \
+        redis-server=redis-server
+fi
+
+scripts/apt-need.sh \
+    curl=curl \
+    nginx=nginx \
+    node=nodejs \
+    npm=npm \
     redis-server=redis-server \
     redis-cli=redis-tools \
     redis-sentinel=redis-sentinel \
@@ -44,3 +58,6 @@ exec scripts/apt-need.sh \
     chromium=chromium \
     chromedriver=chromium-driver \
     systemd-analyze=systemd
+
+# A development server, as people put redis-knocking in front of. It is not in Debian.
+command -v vite >/dev/null || npm install --global --no-fund --no-audit vite@5

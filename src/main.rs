@@ -8,6 +8,7 @@
 //! | 2 | the command line or a key file is invalid |
 //! | 3 | a `gate` command or `kick` found nothing to change |
 //! | 128 + N | signal N ended `pipe`: 129 SIGHUP, 130 SIGINT, 143 SIGTERM |
+//! | any | that of the command of `http --run` |
 
 use std::ffi::OsString;
 use std::panic::catch_unwind;
@@ -27,7 +28,9 @@ fn main() -> ExitCode {
         Ok(Done::Clean) => ExitCode::SUCCESS,
         Ok(Done::SessionsCut) => ExitCode::from(1),
         Ok(Done::Unchanged) => ExitCode::from(3),
-        Ok(Done::Background(status) | Done::Signalled(status)) => ExitCode::from(status),
+        Ok(Done::Background(status) | Done::Signalled(status) | Done::Command(status)) => {
+            ExitCode::from(status)
+        }
         Err(failure) => {
             stderr::line(Level::ERROR, &printable(&failure.to_string()));
             match failure {

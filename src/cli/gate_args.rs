@@ -38,14 +38,8 @@ pub(super) struct GateArgs {
     #[command(flatten)]
     rules: RuleArgs,
 
-    /// Response to a denied peer: close, reset, or tarpit (silence) [default: close]
-    #[arg(long, value_name = "WHAT", help_heading = GATE)]
-    denied: Option<Denied>,
-
-    /// Action on live connections that lose their permission: close, drain (they may finish
-    /// within --drain), or keep [default: close]
-    #[arg(long, value_name = "WHAT", help_heading = GATE)]
-    on_revoke: Option<OnRevoke>,
+    #[command(flatten)]
+    treatment: TreatmentArgs,
 
     #[command(flatten)]
     reaping: ReapArgs,
@@ -54,6 +48,36 @@ pub(super) struct GateArgs {
     /// may: networks, or unix for all peers of a unix socket; repeatable
     #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = GATE)]
     proxy_from: Vec<Balancer>,
+}
+
+/// Treatment of connections.
+#[derive(Clone, Copy, Debug, Args)]
+struct TreatmentArgs {
+    /// Response to a denied peer: close, reset, or tarpit (silence) [default: close]
+    #[arg(long, value_name = "WHAT", help_heading = GATE)]
+    denied: Option<Denied>,
+
+    /// Action on live connections that lose their permission: close, drain (they may finish
+    /// within --drain), or keep [default: close]
+    #[arg(long, value_name = "WHAT", help_heading = GATE)]
+    on_revoke: Option<OnRevoke>,
+}
+
+/// The gate of a service that asks it about connections and requests, and is told of no proxies by
+/// itself.
+#[derive(Debug, Args)]
+pub(super) struct ConnectionGateArgs {
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+
+    #[command(flatten)]
+    rules: RuleArgs,
+
+    #[command(flatten)]
+    treatment: TreatmentArgs,
+
+    #[command(flatten)]
+    reaping: ReapArgs,
 }
 
 /// Removal of addresses that are not used.
@@ -221,8 +245,8 @@ impl GateArgs {
         Ok(Some(Arc::new(GateOptions {
             rules: self.rules.rules(&store),
             store,
-            denied: self.denied.unwrap_or_default(),
-            on_revoke: self.on_revoke.unwrap_or_default(),
+            denied: self.treatment.denied.unwrap_or_default(),
+            on_revoke: self.treatment.on_revoke.unwrap_or_default(),
             ban_after: acceptor.ban_after,
             reap_idle: self.reaping.reap_idle,
             named: self.store.named(access),
@@ -254,7 +278,7 @@ impl GateArgs {
     fn refuse_store_flags(&self, acceptor: AcceptorGateArgs) -> Result<(), GateFlagError> {
         let flags = [
             ("--gate-failure", self.rules.gate_failure.is_some()),
-            ("--on-revoke", self.on_revoke.is_some()),
+            ("--on-revoke", self.treatment.on_revoke.is_some()),
             ("--reap-idle", self.reaping.reap_idle.is_some()),
             ("--ban-after", acceptor.ban_after.is_some()),
         ];
@@ -262,9 +286,49 @@ impl GateArgs {
     }
 
     fn refuse_gate_flags(&self) -> Result<(), Failure> {
-        let flags =
-            [("--internal", self.rules.internal.is_some()), ("--denied", self.denied.is_some())];
+        let flags = [
+            ("--internal", self.rules.internal.is_some()),
+            ("--denied", self.treatment.denied.is_some()),
+        ];
         first(&flags).map_or(Ok(()), |flag| Err(GateFlagError::NoGate(flag).into()))
+    }
+}
+
+impl ConnectionGateArgs {
+    /// Returns the files that describe how to reach the store.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.store.files()
+    }
+
+    /// Returns the gate that the flags describe; `None` when there is none. `access` is the
+    /// tolerated access of others to its files with secrets.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub(super) fn options(&self, access: Access) -> Result<Option<Arc<GateOptions>>, Failure> {
+        let store = self.store.options(access)?;
+        if matches!(store, StoreOptions::None) {
+            let flags = [
+                ("--gate-failure", self.rules.gate_failure.is_some()),
+                ("--on-revoke", self.treatment.on_revoke.is_some()),
+                ("--reap-idle", self.reaping.reap_idle.is_some()),
+            ];
+            if let Some(flag) = first(&flags) {
+                return Err(GateFlagError::NeedsStore(flag).into());
+            }
+            if !self.rules.is_gate() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Arc::new(GateOptions {
+            rules: self.rules.rules(&store),
+            store,
+            denied: self.treatment.denied.unwrap_or_default(),
+            on_revoke: self.treatment.on_revoke.unwrap_or_default(),
+            ban_after: None,
+            reap_idle: self.reaping.reap_idle,
+            named: self.store.named(access),
+        })))
     }
 }
 

@@ -17,6 +17,8 @@ mod errors;
 mod gate_args;
 mod gate_cmd;
 mod habits;
+mod http_args;
+mod http_target;
 mod key_cmd;
 mod knock_cmd;
 mod knockd_args;
@@ -25,6 +27,7 @@ mod output;
 mod pipe_cmd;
 mod process_args;
 mod receive_knock_args;
+mod redis_knocking;
 mod renamed;
 mod run_cmd;
 mod service_args;
@@ -40,6 +43,7 @@ mod wish_args;
 
 use std::any::TypeId;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -48,6 +52,7 @@ use clap::{Arg, Command, CommandFactory, Parser, Subcommand, ValueHint};
 use self::tunnel_args::{DecryptArgs, EncryptArgs, Standalone, TunnelArgs};
 use self::variables::Filled;
 use crate::run::{self, Failure, Outcome};
+use crate::sys::keeper;
 
 /// Description of the program.
 const ABOUT: &str = "\
@@ -161,6 +166,9 @@ enum Commands {
     /// Let in who knocks over HTTP: tokens, forward-auth, a page
     #[command(after_help = knockd_args::EXAMPLES)]
     Knockd(Box<knockd_args::KnockdCommandArgs>),
+    /// Run a gate in front of a web server: only requests of addresses in the store get through
+    #[command(after_help = http_args::EXAMPLES)]
+    Http(Box<http_args::HttpCommandArgs>),
     /// Run all services of a configuration file; SIGHUP reloads it
     #[command(after_help = run_cmd::RUN_EXAMPLES)]
     Run(run_cmd::RunArgs),
@@ -202,6 +210,8 @@ pub enum Done {
     Background(u8),
     /// A signal ended it, with this status.
     Signalled(u8),
+    /// The command that it ran ended, with this status.
+    Command(u8),
 }
 
 /// Runs the command in `arguments`, which are all of the process, its name first.
@@ -211,8 +221,13 @@ pub enum Done {
 pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name());
     match called.and_then(|name| name.to_str()) {
+        Some(keeper::NAME) => Ok(Done::Background(keeper::run(arguments))),
+        Some(name) if name.starts_with(redis_knocking::NAME) => knocking_spelling(arguments, 1),
         Some("spiped") => spiped_spelling(arguments, "spiped"),
         Some("spipe") => parse(spipe_command(), arguments)?.map_or(Ok(Done::Clean), spiped::spipe),
+        _ if redis_knocking::is_spelled(knocking_words(arguments)) => {
+            knocking_spelling(arguments, arguments.len() - knocking_words(arguments).len())
+        }
         _ if starts_with_spiped_flag(arguments) => spiped_spelling(arguments, "knockpipe"),
         _ => subcommand(arguments),
     }
@@ -235,7 +250,7 @@ fn hinted(command: Command) -> Command {
 
 /// Returns the tables of a configuration file with the flags that are their keys, for its manual
 /// page.
-pub fn file_tables() -> [(&'static str, Command); 5] {
+pub fn file_tables() -> [(&'static str, Command); 6] {
     config::tables()
 }
 
@@ -271,6 +286,34 @@ fn spiped_spelling(arguments: &[OsString], name: &'static str) -> Result<Done, F
     match parse(spiped_command(name), arguments)? {
         Some(args) => spiped::spiped(args, arguments),
         None => Ok(Done::Clean),
+    }
+}
+
+/// Returns the arguments that may be redis-knocking's: all, or those of `http`.
+fn knocking_words(arguments: &[OsString]) -> &[OsString] {
+    match arguments.get(1).map(|first| first.to_string_lossy()) {
+        Some(first) if first == "http" => &arguments[2..],
+        Some(first) if first.starts_with('-') => &arguments[1..],
+        _ => &[],
+    }
+}
+
+/// Runs a command line of redis-knocking, which begins at `first`.
+fn knocking_spelling(arguments: &[OsString], first: usize) -> Result<Done, Failure> {
+    let own = arguments.get(first..).unwrap_or_default();
+    if own.iter().any(|word| ["-h", "-help", "--help"].iter().any(|help| word == help)) {
+        return output::is_read(
+            writeln!(io::stdout(), "{}", redis_knocking::HELP),
+            "redirect it elsewhere",
+        )
+        .map(|_| Done::Clean);
+    }
+    let translated = redis_knocking::translate(own)?;
+    let words = [OsString::from("knockpipe")].into_iter().chain(translated.arguments.clone());
+    let parsed: Option<Cli> = parse(Cli::command(), &words.collect::<Vec<_>>())?;
+    match parsed.map(|cli| cli.command) {
+        Some(Commands::Http(args)) => args.run_translated(translated).map(Done::from),
+        _ => Ok(Done::Clean),
     }
 }
 
@@ -312,6 +355,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
         Commands::Knock(args) => knock_cmd::knock(*args).map(Done::from),
         Commands::Knockd(args) => args.run().map(Done::from),
+        Commands::Http(args) => args.run().map(Done::from),
         Commands::Run(args) => run_cmd::run(args, typed),
         Commands::Check(args) => check_cmd::check(*args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),
@@ -369,6 +413,7 @@ impl From<Outcome> for Done {
             Outcome::Clean => Self::Clean,
             Outcome::SessionsCut => Self::SessionsCut,
             Outcome::Signalled(status) => Self::Signalled(status),
+            Outcome::Command(status) => Self::Command(status),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::run::{
 };
 use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
+use crate::sys::child::{CommandLine, Keeper};
 use crate::sys::privileges::User;
 use crate::sys::sandbox::Rules;
 
@@ -125,7 +126,28 @@ impl ProcessArgs {
         plan: Vec<ServiceOptions>,
         reloading: Reloading,
     ) -> Result<Outcome, Failure> {
+        self.run_beside(readiness, plan, reloading, None)
+    }
+
+    /// Does the same beside a command, which lives as long as the process.
+    ///
+    /// # Errors
+    /// [`Failure`] of the run, or of the command's start.
+    pub(super) fn run_beside(
+        &self,
+        readiness: Readiness,
+        plan: Vec<ServiceOptions>,
+        reloading: Reloading,
+        command: Option<CommandLine>,
+    ) -> Result<Outcome, Failure> {
         let Reloading { reread, files, ports } = reloading;
+        // Before the sandbox, which the command would inherit.
+        let keeper = command.map(|command| Keeper::start(&command, self.user.as_ref()));
+        let keeper = keeper.transpose().map_err(|error| {
+            Failure::Runtime(anyhow::anyhow!(
+                "cannot start a process for --run: {error}; raise the limit of processes (ulimit -u)"
+            ))
+        })?;
         // Done before the log is started: its thread would escape the sandbox.
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
@@ -133,7 +155,8 @@ impl ProcessArgs {
         for (variable, meant) in misspellings() {
             warn!(variable, meant, "unknown environment variable");
         }
-        run::services(plan, self.process(readiness, prepared), reread)
+        let process = Process { keeper, ..self.process(readiness, prepared) };
+        run::services(plan, process, reread)
     }
 
     fn prepare(&self, plan: &[ServiceOptions], files: Vec<PathBuf>, ports: Ports) -> Prepared {
@@ -172,6 +195,7 @@ impl ProcessArgs {
             drain_accept: self.drain_accept,
             handover: self.handover.clone(),
             replaces: self.replaces,
+            keeper: None,
             prepared,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::unistd::Uid;
 
+use super::http_args::HttpArgs;
 use super::knockd_args::KnockdArgs;
 use super::tunnel_args::TunnelArgs;
 use crate::run::Failure;
@@ -17,6 +18,8 @@ pub(super) enum ServiceArgs {
     Tunnel(TunnelArgs),
     /// Of knocks over HTTP.
     Knockd(Box<KnockdArgs>),
+    /// Of a gate in front of a web server.
+    Http(Box<HttpArgs>),
 }
 
 impl ServiceArgs {
@@ -25,6 +28,7 @@ impl ServiceArgs {
         match self {
             Self::Tunnel(args) => args.mode(),
             Self::Knockd(_) => "knockd",
+            Self::Http(_) => "http",
         }
     }
 
@@ -33,6 +37,7 @@ impl ServiceArgs {
         match self {
             Self::Tunnel(args) => args.files(),
             Self::Knockd(args) => args.files(),
+            Self::Http(args) => args.files(),
         }
     }
 
@@ -49,6 +54,7 @@ impl ServiceArgs {
         match self {
             Self::Tunnel(args) => args.options(name, user).map(ServiceOptions::from),
             Self::Knockd(args) => args.options(name, user).map(ServiceOptions::from),
+            Self::Http(args) => args.options(name, user).map(ServiceOptions::from),
         }
     }
 }

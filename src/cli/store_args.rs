@@ -73,6 +73,10 @@ pub(super) struct StoreArgs {
     /// added after a letter or digit [default: none]
     #[arg(long, value_name = "PREFIX", help_heading = GATE)]
     allow_prefix: Option<String>,
+
+    /// Login that stood in an address, where that is tolerated.
+    #[arg(skip)]
+    pub(super) login: Option<Credentials>,
 }
 
 /// `--gate`.
@@ -178,7 +182,10 @@ impl StoreArgs {
                 return Ok(StoreOptions::None);
             }
         };
-        let (credentials, sentinel_credentials) = self.credentials(address, access, environment)?;
+        let (credentials, sentinel_credentials) = match &self.login {
+            Some(login) => (Some(login.clone()), None),
+            None => self.credentials(address, access, environment)?,
+        };
         Ok(StoreOptions::Redis(Box::new(RedisOptions {
             address: (**address).clone(),
             credentials,
@@ -205,6 +212,7 @@ impl StoreArgs {
             history,
             ban_prefix,
             allow_prefix,
+            login: _,
         } = self;
         let Some(gate) = gate else { return StoreName::default() };
         let url = match gate {

@@ -40,6 +40,9 @@ pub(super) enum BadTime {
         "'{0}' is not a time between signs of life; write one with a unit, such as 10s or 1m, at most 1d, or off"
     )]
     Heartbeat(String),
+    /// No time at all.
+    #[error("'{0}' is no time; write one such as 5s, or off for no limit")]
+    Never(String),
     /// Not a time without data.
     #[error(
         "'{0}' is not a time without data; write one such as 10m, 12h or 1d, at most 30d, or off"
@@ -54,6 +57,24 @@ pub(super) struct HeartbeatTime(pub(super) Option<Heartbeat>);
 /// `--idle-timeout`: `None` is for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IdleTimeout(pub(super) Option<Duration>);
+
+/// A time limit: `None` is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeOrOff(pub(super) Option<Duration>);
+
+impl FromStr for TimeOrOff {
+    type Err = BadTime;
+
+    fn from_str(text: &str) -> Result<Self, BadTime> {
+        match text {
+            "off" => Ok(Self(None)),
+            text => match parse(text)? {
+                time if time.is_zero() => Err(BadTime::Never(text.to_owned())),
+                time => Ok(Self(Some(time))),
+            },
+        }
+    }
+}
 
 /// Parses a duration such as `5s`, `200ms` or `1m`. Zero is left to the flag to judge.
 ///

@@ -32,7 +32,7 @@ use crate::tunnel::{ConfigWarning, Limits, Options, Role};
 use crate::upstream::probe::Check;
 
 /// Time between look-ups of a name unless `-r` says otherwise.
-const DEFAULT_RESOLVE: Duration = Duration::from_secs(60);
+pub(super) const DEFAULT_RESOLVE: Duration = Duration::from_secs(60);
 
 /// Handshakes at once unless `--max-handshakes` says otherwise.
 pub(super) const DEFAULT_HANDSHAKES: usize = 1024;
@@ -44,7 +44,7 @@ pub(super) const DEFAULT_UNOPENED: usize = 256;
 pub(super) const LIMITS: &str = "Limits";
 
 /// Heading of the flags about names.
-const NAMES: &str = "Host names";
+pub(super) const NAMES: &str = "Host names";
 
 /// One tunnel by itself, with the process around it: `knockpipe encrypt` and
 /// `knockpipe decrypt`.

@@ -94,6 +94,11 @@ impl WebArgs {
         self.tls_cert.iter().chain(&self.tls_key)
     }
 
+    /// Returns true if load balancers on unix sockets announce their clients.
+    pub(super) fn announces_unix(&self) -> bool {
+        self.proxy_from.contains(&Balancer::Unix)
+    }
+
     /// Returns the tolerated access of others to files with a secret.
     pub(super) fn access(&self, user: Option<Uid>) -> Access {
         Access { by_others: self.allow_readable_key, user }
@@ -123,6 +128,7 @@ impl WebArgs {
             connections,
             per_source: self.max_per_source.map(|limit| limit.0),
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            idle_time: Some(self.timeout.unwrap_or(DEFAULT_TIMEOUT)),
             keepalive: !self.no_keepalive,
             drain: self.drain,
         })

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::Frontend;
 use super::admission::AdmittedClient;
-use crate::gate::{Gate, OnRevoke};
+use crate::gate::OnRevoke;
 use crate::reason::CloseReason;
 
 /// Time that connections in a handshake have after the frontend was told to stop.
@@ -53,20 +53,22 @@ impl Frontend {
     pub fn termination(self: &Arc<Self>, client: &Arc<AdmittedClient>) -> Termination {
         let frontend = Arc::clone(self);
         let client = Arc::clone(client);
-        let Some(gate) = self.gate.clone() else {
+        if self.gate.is_none() {
             return Box::pin(async move { frontend.cut().await });
-        };
+        }
         Box::pin(async move {
             tokio::select! {
                 reason = frontend.cut() => reason,
-                () = frontend.revoked(&client, &gate) => CloseReason::Revoked,
+                () = frontend.revoked(&client) => CloseReason::Revoked,
             }
         })
     }
 
-    /// Waits until the session of a revoked client has to end, which the options that `gate` has
-    /// at that moment may delay: only sessions that were open before are kept or drained.
-    async fn revoked(&self, client: &AdmittedClient, gate: &Gate) {
+    /// Waits until the session of a revoked client has to end, which the options that the gate has
+    /// at that moment may delay: only sessions that were open before are kept or drained. Waits for
+    /// ever where there is no gate.
+    pub async fn revoked(&self, client: &AdmittedClient) {
+        let Some(gate) = &self.gate else { return std::future::pending().await };
         client.revoked().await;
         match gate.options().on_revoke {
             OnRevoke::Close => {}

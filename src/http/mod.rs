@@ -5,6 +5,7 @@
 //!   server          one request and its answer, for metrics and health
 //!   limits          times and sizes that no client of these exceeds
 //!   connection      the requests of one connection of a service
+//!   client_stream   that connection, and its end
 //!   client_address  the client of a request behind proxies
 //!   tls             certificate and handshake of a service
 //!   body            body of an answer
@@ -15,6 +16,7 @@
 
 mod body;
 pub mod client_address;
+mod client_stream;
 mod connection;
 mod limits;
 pub mod page;
@@ -22,6 +24,7 @@ mod server;
 mod tls;
 
 pub use body::{Body, BoxError, empty, full};
+pub use client_stream::{BrokenOff, ClientStream};
 pub use connection::{ConnectionLimits, Version};
 pub use limits::Limits;
 pub use server::{Server, text};

@@ -120,8 +120,8 @@ mod imp {
     use tokio_rustls::server::TlsStream;
 
     use super::{IdentityFiles, ServerTlsError};
-    use crate::http::Version;
-    use crate::net::{Stream, certified_key};
+    use crate::http::{ClientStream, Version};
+    use crate::net::certified_key;
 
     /// The protocols that ALPN may choose, the preferred one first.
     const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -147,7 +147,10 @@ mod imp {
         ///
         /// # Errors
         /// The client left, or speaks no TLS that this server accepts.
-        pub async fn accept(&self, stream: Stream) -> io::Result<(TlsStream<Stream>, Version)> {
+        pub async fn accept(
+            &self,
+            stream: ClientStream,
+        ) -> io::Result<(TlsStream<ClientStream>, Version)> {
             let stream = self.0.accept(stream).await?;
             let version = match stream.get_ref().1.alpn_protocol() {
                 Some(b"h2") => Version::Http2,
@@ -163,8 +166,7 @@ mod imp {
     use std::io;
 
     use super::{IdentityFiles, ServerTlsError};
-    use crate::http::Version;
-    use crate::net::Stream;
+    use crate::http::{ClientStream, Version};
 
     /// Never exists: this build has no TLS.
     #[derive(Clone)]
@@ -183,7 +185,7 @@ mod imp {
         /// # Errors
         /// None.
         #[expect(clippy::unused_async, reason = "it stands in for a handshake")]
-        pub async fn accept(&self, _: Stream) -> io::Result<(Stream, Version)> {
+        pub async fn accept(&self, _: ClientStream) -> io::Result<(ClientStream, Version)> {
             match *self {}
         }
     }

@@ -217,11 +217,16 @@ impl Stream {
         }
     }
 
+    /// Makes the peer see a clean end when this is dropped: what was written is sent before.
+    pub fn end_cleanly(&self) {
+        if let Self::Tcp(socket) = self {
+            let _ = SockRef::from(socket).set_linger(None);
+        }
+    }
+
     /// Closes cleanly: what was written is sent, and then the end.
     pub fn close(self) {
-        if let Self::Tcp(socket) = self {
-            let _ = SockRef::from(&socket).set_linger(None);
-        }
+        self.end_cleanly();
     }
 
     /// Closes so that the peer sees a reset and never a clean end. What was

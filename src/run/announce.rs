@@ -37,7 +37,7 @@ pub(super) fn announce(
         (_, service::Capacity::Web(capacity)) => {
             options.web().iter().for_each(|web| announce_web(options.kind(), web, capacity));
         }
-        (ServiceOptions::Knockd(_), service::Capacity::Tunnel(_)) => {}
+        (ServiceOptions::Knockd(_) | ServiceOptions::Http(_), service::Capacity::Tunnel(_)) => {}
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
 use crate::http::ServerTls;
+use crate::httpgate;
 use crate::knock::ReceiverOptions;
 use crate::knockd;
 use crate::service::ServiceOptions;
@@ -30,6 +31,9 @@ pub(super) fn changed(
         (ServiceOptions::Knockd(old), ServiceOptions::Knockd(new)) => {
             of_knockd(old, new, has_new_listener)
         }
+        (ServiceOptions::Http(old), ServiceOptions::Http(new)) => {
+            of_http(old, new, has_new_listener)
+        }
         // The service is of another kind.
         _ => vec![("mode", true)],
     };
@@ -47,6 +51,49 @@ fn of_knockd(
     all
 }
 
+fn of_http(
+    old: &httpgate::Options,
+    new: &httpgate::Options,
+    has_new_listener: bool,
+) -> Vec<Compared> {
+    let httpgate::Options {
+        web,
+        gate,
+        client_header,
+        believes_internal,
+        targets,
+        host,
+        bind,
+        dial_time,
+        answer_time,
+        idle_time,
+        keep,
+        resolve_every,
+        wait_for_dns,
+        check,
+        redirect,
+        logs_decisions: _,
+    } = old;
+    let mut all = of_web(web, &new.web, has_new_listener);
+    all.extend(gate_of(gate, &new.gate));
+    all.extend([
+        ("client-ip-header", *client_header != new.client_header),
+        ("trust-any-proxy", *believes_internal != new.believes_internal),
+        ("target", *targets != new.targets),
+        ("target-host", *host != new.host),
+        ("bind", *bind != new.bind),
+        ("connect-timeout", *dial_time != new.dial_time),
+        ("response-timeout", *answer_time != new.answer_time),
+        ("idle-timeout", *idle_time != new.idle_time),
+        ("keep", *keep != new.keep),
+        ("resolve-every", *resolve_every != new.resolve_every),
+        ("wait-for-dns", *wait_for_dns != new.wait_for_dns),
+        ("check", *check != new.check),
+        ("redirect", *redirect != new.redirect),
+    ]);
+    all
+}
+
 fn of_web(old: &WebOptions, new: &WebOptions, has_new_listener: bool) -> Vec<Compared> {
     let WebOptions {
         name: _,
@@ -57,6 +104,8 @@ fn of_web(old: &WebOptions, new: &WebOptions, has_new_listener: bool) -> Vec<Com
         connections,
         per_source,
         timeout,
+        // A service has a flag of its own for it.
+        idle_time: _,
         keepalive,
         drain,
     } = old;

@@ -57,6 +57,8 @@ pub(super) enum StopCause {
     Asked(&'static str),
     /// Another process accepts on the sockets.
     HandedOver(Successor),
+    /// The command beside the services has ended.
+    CommandEnded,
 }
 
 impl Control {

@@ -60,6 +60,7 @@ use crate::frontend::workers;
 use crate::observe::panics;
 use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
+use crate::sys::child::Keeper;
 use crate::sys::nofile;
 use crate::sys::privileges::User;
 use crate::sys::reaper;
@@ -89,6 +90,8 @@ pub struct Process {
     pub handover: Option<PathBuf>,
     /// True if it also replaces that process in its service, and starts only if there is one.
     pub replaces: bool,
+    /// Keeper of the command that runs beside the services, and was not started yet.
+    pub keeper: Option<Keeper>,
     /// The process as it was prepared before there were threads.
     pub prepared: Prepared,
 }
@@ -102,6 +105,8 @@ pub enum Outcome {
     SessionsCut,
     /// A signal ended it, with this exit status.
     Signalled(u8),
+    /// The command that ran beside it ended, with this exit status.
+    Command(u8),
 }
 
 /// Cause of a failed run: one line that names cause and remedy.

@@ -116,6 +116,14 @@ fn add_service(rules: &mut Rules, options: &ServiceOptions) {
             add_web(rules, &options.web);
             add_gate(rules, &options.gate);
         }
+        ServiceOptions::Http(options) => {
+            add_web(rules, &options.web);
+            add_gate(rules, &options.gate);
+            if let Some(bind) = options.bind {
+                add(&mut rules.bind, Some(bind.port));
+            }
+            options.targets.iter().for_each(|target| add_target(rules, target));
+        }
     }
 }
 

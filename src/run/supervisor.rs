@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::control::{Control, Request, StopCause};
@@ -26,6 +27,7 @@ use crate::files::place::user_name;
 use crate::frontend::workers;
 use crate::service::ServiceOptions;
 use crate::sys::activation::KEPT;
+use crate::sys::child::{Keeper, RunningCommand};
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
 use crate::tasks::{Panicked, blocking, caught, restarting};
@@ -40,6 +42,10 @@ pub(super) struct Supervisor {
     startup: Startup,
     manager: Manager,
     reread: Reread,
+    /// Keeper of the command beside the services, until that is started.
+    keeper: Option<Keeper>,
+    /// The command that runs beside the services.
+    command: Option<RunningCommand>,
     /// Task that feeds the manager's watchdog.
     signs_of_life: Option<AbortHandle>,
     /// Time in which new connections are still accepted after the first signal.
@@ -50,13 +56,24 @@ impl Supervisor {
     pub(super) fn new(
         services: Services,
         control: Control,
-        process: Process,
+        mut process: Process,
         reread: Reread,
     ) -> Self {
+        let keeper = process.keeper.take();
         let manager = Manager::from_environment();
         let window = process.drain_accept;
         let startup = Startup::new(process);
-        Self { services, control, startup, manager, reread, signs_of_life: None, window }
+        Self {
+            services,
+            control,
+            startup,
+            manager,
+            reread,
+            keeper,
+            command: None,
+            signs_of_life: None,
+            window,
+        }
     }
 
     /// Runs the services of `plan`, and those of later reloads, until all is finished.
@@ -68,7 +85,9 @@ impl Supervisor {
         let outcome = match started {
             Ok(None) => {
                 let cause = self.until_stopped().await;
-                Ok(self.drain(cause).await)
+                let drain = self.services.longest_drain();
+                let outcome = self.drain(cause).await;
+                Ok(self.with_command(outcome, drain).await)
             }
             Ok(Some(signal)) => {
                 info!(signal, "stopped before it was ready");
@@ -111,6 +130,9 @@ impl Supervisor {
             self.offer()?;
             self.startup.signal_ready()?;
         }
+        if let Some(keeper) = self.keeper.take() {
+            self.command = Some(keeper.run().await.context("cannot start the command of --run")?);
+        }
         self.manager.ready("serving").await;
         if let Some(memory) = self.services.memory() {
             self.manager.keep(KEPT, &memory).await;
@@ -148,9 +170,14 @@ impl Supervisor {
 
     /// Serves, and reloads, until there is a cause to stop.
     async fn until_stopped(&mut self) -> StopCause {
-        let Self { services, control, startup, manager, reread, .. } = self;
+        let Self { services, control, startup, manager, reread, command, .. } = self;
         loop {
-            let reply = match caught(control.next(services)).await {
+            let next = tokio::select! {
+                biased;
+                next = caught(control.next(services)) => next,
+                () = ended(command) => return StopCause::CommandEnded,
+            };
+            let reply = match next {
                 Ok(Request::Stop(cause)) => return cause,
                 Ok(Request::Reload(reply)) => reply,
                 Err(Panicked) => {
@@ -191,7 +218,16 @@ impl Supervisor {
         // A manager that stops a service means the successor, but signals all of its processes.
         let mut has_heir = false;
         let signal = match cause {
-            StopCause::Asked(signal) => signal,
+            StopCause::Asked(signal) => {
+                self.command.iter().for_each(|command| command.signal(number(signal)));
+                signal
+            }
+            StopCause::CommandEnded => {
+                info!("the command has ended: ending now");
+                self.services.stop();
+                self.services.cut().await;
+                return self.outcome();
+            }
             StopCause::HandedOver(successor) => {
                 has_heir = successor.heir().is_some();
                 self.hand_over(successor).await
@@ -217,8 +253,10 @@ impl Supervisor {
                     StopCause::Asked(signal) if take(&mut has_heir) => {
                         info!(signal, "already finishing sessions; a second signal ends them now");
                     }
+                    StopCause::CommandEnded => {}
                     StopCause::Asked(signal) => {
                         warn!(signal, "second signal: ending now");
+                        self.command.iter().for_each(|command| command.signal(Signal::SIGKILL));
                         self.services.stop();
                         self.services.cut().await;
                         break;
@@ -227,6 +265,22 @@ impl Supervisor {
             }
         }
         self.outcome()
+    }
+
+    /// Waits for the command beside the services, for `drain` at most. Its exit status is that of
+    /// the process.
+    async fn with_command(&mut self, outcome: Outcome, drain: Duration) -> Outcome {
+        let Some(command) = &mut self.command else { return outcome };
+        let status = match timeout(drain, command.ended()).await {
+            Ok(status) => status,
+            Err(_) => {
+                warn!(drain_s = drain.as_secs_f64(), "the command does not end; killing it");
+                command.signal(Signal::SIGKILL);
+                command.ended().await
+            }
+        };
+        info!(status, "the command has ended");
+        Outcome::Command(status)
     }
 
     /// Stops accepting, because of `signal`.
@@ -268,6 +322,19 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Waits for the end of the command, if there is one. Cancel safe.
+async fn ended(command: &mut Option<RunningCommand>) {
+    match command {
+        Some(command) => drop(command.ended().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns the signal that a command gets for a request to stop.
+fn number(asked: &str) -> Signal {
+    if asked == "SIGINT" { Signal::SIGINT } else { Signal::SIGTERM }
 }
 
 fn not_everything(error: &anyhow::Error) {

@@ -14,7 +14,7 @@ mod running;
 
 use serde::{Deserialize, Serialize};
 
-pub use options::{Capacity, Prepared, ServiceOptions, Share, Surroundings, WebNeeds};
+pub use options::{Capacity, HttpNeeds, Prepared, ServiceOptions, Share, Surroundings, WebNeeds};
 pub use running::Service;
 
 pub use crate::net::TooFewDescriptors;
@@ -28,6 +28,8 @@ pub enum Kind {
     Tunnel,
     /// Knocks over HTTP.
     Knockd,
+    /// A gate in front of a web server.
+    Http,
 }
 
 impl Kind {
@@ -36,6 +38,7 @@ impl Kind {
         match self {
             Self::Tunnel => "tunnel",
             Self::Knockd => "knockd",
+            Self::Http => "http",
         }
     }
 }

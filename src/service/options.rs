@@ -9,12 +9,14 @@ use std::time::Duration;
 use super::Kind;
 use crate::addr::{Address, Source};
 use crate::gate::{Gate, GateOptions};
+use crate::httpgate;
 use crate::keys::KeyRing;
 use crate::knock::ReceiverOptions;
 use crate::knockd;
 use crate::net::{ResolveError, TooFewDescriptors};
 use crate::observe::Meters;
 use crate::tunnel::{self, ReplayState};
+use crate::upstream::Targets;
 use crate::web::{self, WebOptions};
 
 /// Settings of a service.
@@ -24,6 +26,8 @@ pub enum ServiceOptions {
     Tunnel(tunnel::Options),
     /// Of knocks over HTTP.
     Knockd(knockd::Options),
+    /// Of a gate in front of a web server.
+    Http(Box<httpgate::Options>),
 }
 
 /// Limits of a service, given its share of the descriptors.
@@ -60,6 +64,14 @@ pub enum Prepared {
     Tunnel(tunnel::Prepared),
     /// Of knocks over HTTP.
     Knockd(WebNeeds),
+    /// Of a gate in front of a web server.
+    Http(HttpNeeds),
+}
+
+/// Needs of a gate in front of a web server.
+pub struct HttpNeeds {
+    pub(super) web: WebNeeds,
+    pub(super) targets: Arc<Targets>,
 }
 
 /// Needs of a service of HTTP.
@@ -74,6 +86,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(_) => Kind::Tunnel,
             Self::Knockd(_) => Kind::Knockd,
+            Self::Http(_) => Kind::Http,
         }
     }
 
@@ -82,6 +95,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(_) => None,
             Self::Knockd(options) => Some(&options.web),
+            Self::Http(options) => Some(&options.web),
         }
     }
 
@@ -89,7 +103,7 @@ impl ServiceOptions {
     pub fn as_tunnel(&self) -> Option<&tunnel::Options> {
         match self {
             Self::Tunnel(options) => Some(options),
-            Self::Knockd(_) => None,
+            Self::Knockd(_) | Self::Http(_) => None,
         }
     }
 
@@ -98,6 +112,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.name.as_ref(),
             Self::Knockd(options) => options.web.name.as_ref(),
+            Self::Http(options) => options.web.name.as_ref(),
         }
     }
 
@@ -105,7 +120,7 @@ impl ServiceOptions {
     pub fn display_name(&self) -> &str {
         let of_kind = match self {
             Self::Tunnel(options) => options.role.mode(),
-            Self::Knockd(_) => self.kind().as_str(),
+            Self::Knockd(_) | Self::Http(_) => self.kind().as_str(),
         };
         self.name().map_or(of_kind, |name| name)
     }
@@ -115,6 +130,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => &options.sources,
             Self::Knockd(options) => &options.web.sources,
+            Self::Http(options) => &options.web.sources,
         }
     }
 
@@ -123,6 +139,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.gate.as_ref(),
             Self::Knockd(options) => Some(&options.gate),
+            Self::Http(options) => Some(&options.gate),
         }
     }
 
@@ -131,6 +148,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.role.targets(),
             Self::Knockd(_) => vec![],
+            Self::Http(options) => options.targets.iter().collect(),
         }
     }
 
@@ -138,7 +156,7 @@ impl ServiceOptions {
     pub fn knock(&self) -> Option<&Arc<ReceiverOptions>> {
         match self {
             Self::Tunnel(options) => options.knock.as_ref(),
-            Self::Knockd(_) => None,
+            Self::Knockd(_) | Self::Http(_) => None,
         }
     }
 
@@ -146,7 +164,7 @@ impl ServiceOptions {
     pub fn keys(&self) -> Option<&KeyRing> {
         match self {
             Self::Tunnel(options) => Some(&options.keys),
-            Self::Knockd(_) => None,
+            Self::Knockd(_) | Self::Http(_) => None,
         }
     }
 
@@ -155,6 +173,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.wait_for_dns,
             Self::Knockd(_) => false,
+            Self::Http(options) => options.wait_for_dns,
         }
     }
 
@@ -163,6 +182,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.keepalive,
             Self::Knockd(options) => options.web.keepalive,
+            Self::Http(options) => options.web.keepalive,
         }
     }
 
@@ -171,6 +191,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.timeout,
             Self::Knockd(options) => options.web.timeout,
+            Self::Http(options) => options.web.timeout,
         }
     }
 
@@ -179,6 +200,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.drain,
             Self::Knockd(options) => options.web.drain,
+            Self::Http(options) => options.web.drain,
         }
     }
 
@@ -187,6 +209,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => tunnel::Capacity::asked(options),
             Self::Knockd(options) => web::Capacity::asked(&options.web, 0),
+            Self::Http(options) => web::Capacity::asked(&options.web, options.keep),
         }
     }
 
@@ -205,6 +228,10 @@ impl ServiceOptions {
                 let capacity = web::Capacity::of(&options.web, descriptors, 0)?;
                 Ok(Capacity::Web(web::Capacity { lacking, ..capacity }))
             }
+            Self::Http(options) => {
+                let capacity = web::Capacity::of(&options.web, descriptors, options.keep)?;
+                Ok(Capacity::Web(web::Capacity { lacking, ..capacity }))
+            }
         }
     }
 
@@ -219,6 +246,10 @@ impl ServiceOptions {
                 tunnel::Prepared::get(options, gate, meters, memory).await.map(Prepared::Tunnel)
             }
             Self::Knockd(_) => Ok(Prepared::Knockd(WebNeeds { gate, meters })),
+            Self::Http(options) => {
+                let targets = options.resolve().await?;
+                Ok(Prepared::Http(HttpNeeds { web: WebNeeds { gate, meters }, targets }))
+            }
         }
     }
 }
@@ -232,6 +263,12 @@ impl From<tunnel::Options> for ServiceOptions {
 impl From<knockd::Options> for ServiceOptions {
     fn from(options: knockd::Options) -> Self {
         Self::Knockd(options)
+    }
+}
+
+impl From<httpgate::Options> for ServiceOptions {
+    fn from(options: httpgate::Options) -> Self {
+        Self::Http(Box::new(options))
     }
 }
 

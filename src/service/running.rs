@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Capacity, Kind, Prepared, ServiceOptions, WebNeeds};
+use super::{Capacity, HttpNeeds, Kind, Prepared, ServiceOptions, WebNeeds};
 use crate::frontend::Balancers;
 use crate::gate::{EffectivePolicy, Gate};
+use crate::httpgate::{self, HttpGate};
 use crate::knockd::{self, Knockd};
 use crate::net::{AsyncListener, DatagramSocket, SocketOptions};
 use crate::observe::Meters;
@@ -17,6 +18,8 @@ pub enum Service {
     Tunnel(Arc<Tunnel>),
     /// Knocks over HTTP.
     Knockd(Arc<WebService<Knockd>>),
+    /// A gate in front of a web server.
+    Http(Arc<WebService<HttpGate>>),
 }
 
 /// Cause of a service that cannot serve a new connection.
@@ -41,6 +44,7 @@ macro_rules! on_each {
         match $self {
             Service::Tunnel($service) => $body,
             Service::Knockd($service) => $body,
+            Service::Http($service) => $body,
         }
     };
 }
@@ -74,6 +78,15 @@ impl Service {
                 service.begin();
                 Self::Knockd(service)
             }
+            (ServiceOptions::Http(options), Prepared::Http(needs), Capacity::Web(capacity)) => {
+                let before = match before {
+                    Some(Self::Http(before)) => Some(&**before),
+                    _ => None,
+                };
+                let service = Arc::new(start_http(options, needs, capacity, before));
+                service.begin();
+                Self::Http(service)
+            }
             _ => unreachable!("options, parts and capacity are of one kind"),
         }
     }
@@ -102,6 +115,7 @@ impl Service {
         match (self, capacity) {
             (Self::Tunnel(tunnel), Capacity::Tunnel(capacity)) => tunnel.set_capacity(capacity),
             (Self::Knockd(service), Capacity::Web(capacity)) => service.set_capacity(capacity),
+            (Self::Http(service), Capacity::Web(capacity)) => service.set_capacity(capacity),
             _ => unreachable!("service and capacity are of one kind"),
         }
     }
@@ -161,6 +175,7 @@ impl Service {
         match self {
             Self::Tunnel(_) => Kind::Tunnel,
             Self::Knockd(_) => Kind::Knockd,
+            Self::Http(_) => Kind::Http,
         }
     }
 
@@ -183,7 +198,7 @@ impl Service {
     pub fn as_tunnel(&self) -> Option<&Tunnel> {
         match self {
             Self::Tunnel(tunnel) => Some(tunnel),
-            Self::Knockd(_) => None,
+            Self::Knockd(_) | Self::Http(_) => None,
         }
     }
 
@@ -192,6 +207,7 @@ impl Service {
         match self {
             Self::Tunnel(tunnel) => tunnel.status(),
             Self::Knockd(service) => of_web(Kind::Knockd, service.status()),
+            Self::Http(service) => of_web(Kind::Http, service.status()),
         }
     }
 
@@ -226,6 +242,26 @@ fn start_knockd(
     let gate = gate.map(|gate| succeeding(&gate, before)).expect("its options have a gate");
     let application = Arc::new(Knockd::new(gate.clone()));
     let parts = WebParts { gate: Some(gate), asks_at_accept: false, meters, application };
+    WebService::new(&options.web, parts, capacity, before)
+}
+
+fn start_http(
+    options: &httpgate::Options,
+    needs: HttpNeeds,
+    capacity: web::Capacity,
+    before: Option<&WebService<HttpGate>>,
+) -> WebService<HttpGate> {
+    let HttpNeeds { web: WebNeeds { gate, meters }, targets } = needs;
+    let gate = gate.map(|gate| succeeding(&gate, before)).expect("its options have a gate");
+    let parts = httpgate::Parts {
+        gate: gate.clone(),
+        meters: Arc::clone(&meters),
+        targets,
+        requests: capacity.sessions,
+    };
+    let application = Arc::new(HttpGate::new(options, parts));
+    let asks_at_accept = options.asks_at_accept();
+    let parts = WebParts { gate: Some(gate), asks_at_accept, meters, application };
     WebService::new(&options.web, parts, capacity, before)
 }
 

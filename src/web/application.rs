@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::addr::ClientAddr;
 use crate::frontend::{AdmittedClient, Frontend};
 use crate::gate::Peer;
-use crate::http::Body;
+use crate::http::{Body, BrokenOff};
 use crate::net::{HandshakeSlot, Slot, SourceGuard};
 use crate::upstream::TargetHealth;
 
@@ -42,6 +42,9 @@ pub struct Visitor {
     client: AdmittedClient,
     is_encrypted: bool,
     frontend: Arc<Frontend>,
+    /// Cancelled when the connection has to end.
+    ended: CancellationToken,
+    broken_off: BrokenOff,
     /// The place of a connection that may be evicted.
     place: Option<HandshakeSlot>,
     /// The place of one that may not.
@@ -49,11 +52,12 @@ pub struct Visitor {
     _arrival: Option<SourceGuard>,
 }
 
-/// Guards of a connection's places in the limits.
+/// Guards of a connection's places in the limits, and the mark of its end.
 pub(super) struct Places {
     pub(super) place: Option<HandshakeSlot>,
     pub(super) slot: Option<Slot>,
     pub(super) arrival: Option<SourceGuard>,
+    pub(super) broken_off: BrokenOff,
 }
 
 impl Visitor {
@@ -63,8 +67,17 @@ impl Visitor {
         frontend: Arc<Frontend>,
         places: Places,
     ) -> Self {
-        let Places { place, slot, arrival } = places;
-        Self { client, is_encrypted, frontend, place, _slot: slot, _arrival: arrival }
+        let Places { place, slot, arrival, broken_off } = places;
+        Self {
+            client,
+            is_encrypted,
+            frontend,
+            ended: CancellationToken::new(),
+            broken_off,
+            place,
+            _slot: slot,
+            _arrival: arrival,
+        }
     }
 
     /// Returns the address of the other end: the socket's, or the one that a listed load balancer
@@ -94,7 +107,19 @@ impl Visitor {
         self.place.iter().for_each(HandshakeSlot::authenticate);
     }
 
-    /// Waits until the connection has to end at once: its service is cut, or its place was taken.
+    /// Ends the connection at once, in the middle of an answer.
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Notes that an answer is broken off: the connection ends with a reset, so that no client
+    /// takes what it has got for all of it.
+    pub fn break_off(&self) {
+        self.broken_off.set();
+    }
+
+    /// Waits until the connection has to end at once: its service is cut, its place was taken, or
+    /// one of its requests ended it.
     pub async fn cut(&self) {
         let evicted = async {
             match &self.place {
@@ -105,12 +130,13 @@ impl Visitor {
         tokio::select! {
             () = self.frontend.cut.cancelled() => {}
             () = evicted => {}
+            () = self.ended.cancelled() => {}
         }
     }
 
-    /// Waits until the gate revokes the permit that the connection got when it was accepted; for
-    /// ever where it needed none.
+    /// Waits until the gate revokes the permit that the connection got when it was accepted, and
+    /// the time that its options leave it is over; for ever where it needed none.
     pub async fn revoked(&self) {
-        self.client.revoked().await;
+        self.frontend.revoked(&self.client).await;
     }
 }

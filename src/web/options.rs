@@ -27,6 +27,8 @@ pub struct WebOptions {
     pub per_source: Option<PerSource>,
     /// Deadline of a TLS handshake, of the header of a request, and of the next request.
     pub timeout: Duration,
+    /// Longest time in which a client takes nothing of an answer; `None` is for ever.
+    pub idle_time: Option<Duration>,
     /// TCP keepalive.
     pub keepalive: bool,
     /// Time for requests to finish once the service is gone.

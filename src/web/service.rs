@@ -15,7 +15,7 @@ use crate::frontend::{
     SlotTime, workers,
 };
 use crate::gate::Gate;
-use crate::http::{Acceptor, ConnectionLimits, ServerTls, Version};
+use crate::http::{Acceptor, BrokenOff, ClientStream, ConnectionLimits, ServerTls, Version};
 use crate::knock::KnockReceiver;
 use crate::net::{AsyncListener, DatagramSocket};
 use crate::observe::Meters;
@@ -35,6 +35,8 @@ pub struct WebService<A> {
     pub(super) limit: ConnectionLimit,
     limits: ConnectionLimits,
     tls: Option<Acceptor>,
+    /// Longest time in which a client takes nothing.
+    idle_time: Option<Duration>,
     /// The gate of the application; the frontend asks it too where it decides at accept.
     pub(super) gate: Option<Gate>,
     /// Addresses of its listeners.
@@ -75,6 +77,7 @@ impl<A: Application> WebService<A> {
             limit: options.connections,
             limits: ConnectionLimits { header_timeout: options.timeout, max_header: MAX_HEADER },
             tls: options.tls.as_ref().map(ServerTls::acceptor),
+            idle_time: options.idle_time,
             gate,
             listening: Mutex::default(),
             knocks: None,
@@ -148,9 +151,11 @@ impl<A: Application> WebService<A> {
     async fn serve_one(self: Arc<Self>, accepted: Accepted) {
         let Some(admitted) = self.frontend.admit(accepted).await else { return };
         let Admitted { stream, client, limits, slot, arrival } = admitted;
+        let broken_off = BrokenOff::default();
+        let stream = ClientStream::new(stream, broken_off.clone(), self.idle_time);
         let Some(acceptor) = &self.tls else {
             let place = self.keeps_place().then_some(limits.slot);
-            let places = Places { place, slot, arrival };
+            let places = Places { place, slot, arrival, broken_off };
             return self.serve_requests(stream, Version::Http1, client, places).await;
         };
         let address = client.address;
@@ -166,7 +171,8 @@ impl<A: Application> WebService<A> {
             return self.end(CloseReason::HandshakeFailed, address);
         };
         let place = self.keeps_place().then_some(limits.slot);
-        self.serve_requests(stream, version, client, Places { place, slot, arrival }).await;
+        let places = Places { place, slot, arrival, broken_off };
+        self.serve_requests(stream, version, client, places).await;
     }
 
     /// Returns true if a connection counts among those that may be evicted until it ends.
@@ -195,10 +201,18 @@ impl<A: Application> WebService<A> {
             application.respond(request, visitor)
         };
         let stop = self.frontend.stop.clone();
+        let cut = async {
+            visitor.cut().await;
+            visitor.break_off();
+        };
+        let revoked = async {
+            visitor.revoked().await;
+            visitor.break_off();
+        };
         tokio::select! {
             biased;
-            () = visitor.cut() => {}
-            () = visitor.revoked() => {}
+            () = cut => {}
+            () = revoked => {}
             () = self.limits.serve(io, version, respond, stop) => {}
         }
     }

@@ -163,7 +163,10 @@ fn flags_and_commands_in_the_wrong_place() {
         &format!("{DECRYPT} --service x"),
         &["is a flag of encrypt, pipe and check, not of decrypt"],
     );
-    refused(&format!("{PIPE} --drain=5s"), &["is a flag of encrypt and decrypt, not of pipe"]);
+    refused(
+        &format!("{PIPE} --drain=5s"),
+        &["is a flag of encrypt, decrypt, knockd and http, not of pipe"],
+    );
     refused(&format!("{SPIPED} --pool 5"), &["'--pool' is a flag of encrypt; put it after"]);
     refused("gate list --ttl 5d --gate file:x", &["a flag of gate allow, ", ", not of gate list"]);
     refused("gate export --json", &["is a flag of the gate commands, not of gate export"]);

@@ -12,6 +12,7 @@ use super::text::{Section, Setting, Table, Tables, Value};
 use super::{ConfigError, ServiceTable};
 use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
+use crate::cli::http_args::HttpArgs;
 use crate::cli::knockd_args::KnockdArgs;
 use crate::cli::process_args::ProcessArgs;
 use crate::cli::service_args::ServiceArgs;
@@ -51,6 +52,14 @@ struct KnockdLine {
     args: KnockdArgs,
 }
 
+/// The flags of a gate in front of a web server.
+#[derive(Parser)]
+#[command(name = "http", no_binary_name = true, disable_help_flag = true)]
+struct HttpLine {
+    #[command(flatten)]
+    args: HttpArgs,
+}
+
 /// The flags of a gate.
 #[derive(Parser)]
 #[command(name = "[gates]", no_binary_name = true, disable_help_flag = true)]
@@ -68,6 +77,7 @@ pub(super) struct Flags {
     pub(super) encrypt: Command,
     pub(super) decrypt: Command,
     pub(super) knockd: Command,
+    pub(super) http: Command,
     pub(super) gate: Command,
 }
 
@@ -78,6 +88,7 @@ impl Flags {
             encrypt: built::<EncryptLine>(),
             decrypt: built::<DecryptLine>(),
             knockd: built::<KnockdLine>(),
+            http: built::<HttpLine>(),
             gate: built::<GateLine>(),
         }
     }
@@ -87,8 +98,8 @@ impl Flags {
         self.of_services().into_iter().find(|command| command.get_name() == name)
     }
 
-    fn of_services(&self) -> [&Command; 3] {
-        [&self.encrypt, &self.decrypt, &self.knockd]
+    fn of_services(&self) -> [&Command; 4] {
+        [&self.encrypt, &self.decrypt, &self.knockd, &self.http]
     }
 
     /// Checks keys, gates and defaults by themselves, even if no tunnel uses them.
@@ -150,6 +161,8 @@ impl Flags {
                 .map(|line| ServiceArgs::Tunnel(TunnelArgs::Encrypt(Box::new(line.args)))),
             "knockd" => KnockdLine::from_arg_matches(&values)
                 .map(|line| ServiceArgs::Knockd(Box::new(line.args))),
+            "http" => HttpLine::from_arg_matches(&values)
+                .map(|line| ServiceArgs::Http(Box::new(line.args))),
             _ => DecryptLine::from_arg_matches(&values)
                 .map(|line| ServiceArgs::Tunnel(TunnelArgs::Decrypt(Box::new(line.args)))),
         };
@@ -184,6 +197,7 @@ impl Flags {
     fn command(&self, table: &Table) -> Result<&Command, ConfigError> {
         match table.section {
             Section::Knockd => Ok(&self.knockd),
+            Section::Http => Ok(&self.http),
             Section::Tunnels | Section::Gates => self.mode(table),
         }
     }

@@ -131,13 +131,14 @@ impl From<FileError> for Failure {
 }
 
 /// Returns the tables of a file, each with the flags that are its keys.
-pub(super) fn tables() -> [(&'static str, clap::Command); 5] {
-    let Flags { process, encrypt, decrypt, knockd, gate } = Flags::new();
+pub(super) fn tables() -> [(&'static str, clap::Command); 6] {
+    let Flags { process, encrypt, decrypt, knockd, http, gate } = Flags::new();
     [
         ("[process]", process),
         ("[tunnels.NAME] with mode = \"encrypt\"", encrypt),
         ("[tunnels.NAME] with mode = \"decrypt\"", decrypt),
         ("[knockd.NAME]", knockd),
+        ("[http.NAME]", http),
         ("[gates.NAME]", gate),
     ]
 }

@@ -44,6 +44,8 @@ pub(super) enum Section {
     Tunnels,
     /// `[knockd.NAME]`
     Knockd,
+    /// `[http.NAME]`
+    Http,
 }
 
 impl Section {
@@ -53,6 +55,7 @@ impl Section {
             Self::Gates => "gate",
             Self::Tunnels => "tunnel",
             Self::Knockd => "knockd",
+            Self::Http => "http",
         }
     }
 
@@ -62,6 +65,7 @@ impl Section {
             Self::Gates => "gates",
             Self::Tunnels => "tunnels",
             Self::Knockd => "knockd",
+            Self::Http => "http",
         }
     }
 }
@@ -93,15 +97,16 @@ pub(super) struct Tables {
     pub(super) defaults: Vec<Setting>,
     /// `[gates.NAME]`
     pub(super) gates: Vec<Table>,
-    /// `[tunnels.NAME]`, `[knockd.NAME]`
+    /// `[tunnels.NAME]`, `[knockd.NAME]`, `[http.NAME]`
     pub(super) services: Vec<Table>,
 }
 
 /// Names at the top level.
-const TABLES: [&str; 6] = ["process", "keys", "defaults", "gates", "tunnels", "knockd"];
+const TABLES: [&str; 7] = ["process", "keys", "defaults", "gates", "tunnels", "knockd", "http"];
 
 /// Tables and keys of the top level.
-const TOP: &str = "[process], [keys], [defaults], [gates.NAME], [tunnels.NAME] and [knockd.NAME]";
+const TOP: &str =
+    "[process], [keys], [defaults], [gates.NAME], [tunnels.NAME], [knockd.NAME] and [http.NAME]";
 
 /// The variable with the directory of a service's credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
@@ -133,6 +138,7 @@ impl Tables {
                 "gates" => tables.gates = reader.named(Section::Gates, value)?,
                 "tunnels" => tables.services.extend(reader.named(Section::Tunnels, value)?),
                 "knockd" => tables.services.extend(reader.named(Section::Knockd, value)?),
+                "http" => tables.services.extend(reader.named(Section::Http, value)?),
                 other => {
                     let near = habits::near(other, TABLES);
                     let near =

@@ -1,0 +1,244 @@
+//! Header fields that tell the server the client's address, the scheme and the host that it
+//! asked for: X-Forwarded-For, -Proto and -Host, and Forwarded (RFC 7239).
+//!
+//! What a client says of itself in them is dropped, in every spelling that a server might take for
+//! the same, so that the server can believe them. Only a trusted proxy is believed, and added to;
+//! fields that such a proxy may pass on unseen, Forwarded among them, are made anew or dropped.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{FORWARDED, HeaderName, HeaderValue};
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Beginning of the names that proxies commonly use, with underscores as dashes.
+const FAMILY: &str = "x-forwarded";
+
+/// Other fields in which proxies commonly name the client.
+const OTHERS: [&str; 5] =
+    ["forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "x-cluster-client-ip"];
+
+/// One hop, as this end sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hop<'a> {
+    /// Address of the socket's other end; `None` over a unix socket.
+    pub(super) peer: Option<IpAddr>,
+    /// The other end is a trusted proxy.
+    pub(super) is_trusted: bool,
+    /// Address of the client, as far as it was found out.
+    pub(super) client: Option<IpAddr>,
+    /// The connection is encrypted.
+    pub(super) is_encrypted: bool,
+    /// Host that the client asked for, if it named one.
+    pub(super) host: Option<&'a HeaderValue>,
+}
+
+/// Removes what nobody may be believed for, and adds this hop. `client_header` is the operator's
+/// own field with the client's address.
+pub(super) fn set(headers: &mut HeaderMap, hop: Hop<'_>, client_header: Option<&HeaderName>) {
+    remove(headers, client_header, hop.is_trusted);
+    let scheme = HeaderValue::from_static(if hop.is_encrypted { "https" } else { "http" });
+    if let Ok(forwarded) = HeaderValue::try_from(hop.forwarded()) {
+        headers.insert(FORWARDED, forwarded);
+    }
+    if let Some(peer) = hop.peer {
+        add(headers, peer);
+    }
+    headers.entry(PROTO).or_insert(scheme);
+    if let Some(host) = hop.host {
+        headers.entry(HOST).or_insert_with(|| host.clone());
+    }
+}
+
+/// Returns the scheme of the client's request: what a trusted proxy says, or that of the socket.
+pub(super) fn scheme(headers: &HeaderMap, is_trusted: bool, is_encrypted: bool) -> &'static str {
+    let told = headers.get(PROTO).filter(|_| is_trusted).map(HeaderValue::as_bytes);
+    match told {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ if is_encrypted => "https",
+        _ => "http",
+    }
+}
+
+/// Returns the host of the client's request: what a trusted proxy says, or `own`.
+pub(super) fn host<'a>(
+    headers: &'a HeaderMap,
+    is_trusted: bool,
+    own: Option<&'a HeaderValue>,
+) -> Option<&'a HeaderValue> {
+    headers.get(HOST).filter(|_| is_trusted).or(own)
+}
+
+/// Removes every field that a server might take for one of a proxy, apart from those that a trusted
+/// proxy vouches for. Most clients send none.
+fn remove(headers: &mut HeaderMap, client_header: Option<&HeaderName>, is_trusted: bool) {
+    let is_one = |name: &HeaderName| {
+        let is_own = client_header.is_some_and(|header| is_same(name.as_str(), header.as_str()));
+        let is_vouched_for = is_trusted && (is_own || [FOR, PROTO, HOST].contains(name));
+        let name = name.as_str();
+        !is_vouched_for
+            && (is_own || is_family(name) || OTHERS.iter().any(|other| is_same(name, other)))
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(|name| is_one(name)).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+fn is_family(name: &str) -> bool {
+    name.get(..FAMILY.len()).is_some_and(|start| is_same(start, FAMILY))
+}
+
+/// Compares as servers do that make variables of fields: a dash is an underscore.
+fn is_same(one: &str, other: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len()
+        && one.bytes().map(plain).zip(other.bytes().map(plain)).all(|(one, other)| one == other)
+}
+
+/// Adds an address to the list that a trusted proxy began, all of its lines made one.
+fn add(headers: &mut HeaderMap, last: IpAddr) {
+    let before: Vec<&str> =
+        headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok()).collect();
+    let list = match &before[..] {
+        [] => last.to_string(),
+        before => format!("{}, {last}", before.join(", ")),
+    };
+    // Addresses, and text that was a field before, are valid values.
+    if let Ok(value) = HeaderValue::try_from(list) {
+        headers.insert(FOR, value);
+    }
+}
+
+/// Returns an address as Forwarded writes it.
+fn node(ip: Option<IpAddr>) -> String {
+    match ip {
+        Some(IpAddr::V4(ip)) => format!("for={ip}"),
+        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
+        None => "for=unknown".to_owned(),
+    }
+}
+
+impl Hop<'_> {
+    /// Returns the value of Forwarded: the client, and the proxy that it came through.
+    fn forwarded(&self) -> String {
+        let mut element = match self.client {
+            Some(client) if self.is_trusted && self.peer != Some(client) => {
+                format!("{}, {}", node(Some(client)), node(self.peer))
+            }
+            _ => node(self.peer),
+        };
+        if let Some(host) = self.host.and_then(|host| host.to_str().ok()) {
+            // An authority has neither quotes nor backslashes.
+            let _ = write!(element, ";host=\"{host}\"");
+        }
+        element.push_str(if self.is_encrypted { ";proto=https" } else { ";proto=http" });
+        element
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn told(headers: &HeaderMap) -> Vec<String> {
+        let mut told: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        told.sort();
+        told
+    }
+
+    #[test]
+    fn the_words_of_a_stranger_are_dropped_in_every_spelling() {
+        let mut found = headers(&[
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("x-forwarded_host", "evil"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded", "for=x"),
+            ("forwarded", "for=127.0.0.1"),
+            ("x-real-ip", "127.0.0.1"),
+            ("x_real_ip", "127.0.0.1"),
+            ("cf_connecting_ip", "127.0.0.1"),
+            ("x-mine", "stays"),
+        ]);
+        let host = HeaderValue::from_static("a.example:8080");
+        let own = HeaderName::from_static("cf-connecting-ip");
+        let peer = Some("2001:db8::7".parse().unwrap());
+        let hop =
+            Hop { peer, is_trusted: false, client: peer, is_encrypted: true, host: Some(&host) };
+        set(&mut found, hop, Some(&own));
+        assert_eq!(
+            told(&found),
+            [
+                "forwarded: for=\"[2001:db8::7]\";host=\"a.example:8080\";proto=https",
+                "x-forwarded-for: 2001:db8::7",
+                "x-forwarded-host: a.example:8080",
+                "x-forwarded-proto: https",
+                "x-mine: stays",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_added_to() {
+        let mut found = headers(&[
+            ("x-forwarded-for", "198.51.100.9"),
+            ("x-forwarded-for", "192.0.2.3"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public.example"),
+            ("forwarded", "for=127.0.0.1"),
+            ("x-real-ip", "127.0.0.1"),
+            ("x-forwarded-port", "1"),
+        ]);
+        let host = HeaderValue::from_static("inner");
+        let peer = Some("10.0.0.2".parse().unwrap());
+        let client = Some("192.0.2.3".parse().unwrap());
+        let hop = Hop { peer, is_trusted: true, client, is_encrypted: false, host: Some(&host) };
+        set(&mut found, hop, None);
+        assert_eq!(
+            told(&found),
+            [
+                "forwarded: for=192.0.2.3, for=10.0.0.2;host=\"inner\";proto=http",
+                "x-forwarded-for: 198.51.100.9, 192.0.2.3, 10.0.0.2",
+                "x-forwarded-host: public.example",
+                "x-forwarded-proto: https",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_client_of_a_unix_socket_has_no_address() {
+        let mut found = headers(&[]);
+        let hop =
+            Hop { peer: None, is_trusted: false, client: None, is_encrypted: false, host: None };
+        set(&mut found, hop, None);
+        assert_eq!(told(&found), ["forwarded: for=unknown;proto=http", "x-forwarded-proto: http"]);
+    }
+
+    #[test]
+    fn scheme_and_host_are_the_clients() {
+        let own = HeaderValue::from_static("inner");
+        let found = headers(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "public")]);
+        assert_eq!(scheme(&found, true, false), "https");
+        assert_eq!(scheme(&found, false, false), "http");
+        assert_eq!(host(&found, true, Some(&own)).unwrap(), "public");
+        assert_eq!(host(&found, false, Some(&own)).unwrap(), "inner");
+    }
+}

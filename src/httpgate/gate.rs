@@ -1,0 +1,325 @@
+//! The decision about each request, and the way of one that is admitted.
+//!
+//! Where only the socket's address counts, and a denied client gets no answer, the gate is asked
+//! once more when a connection is accepted: a stranger is then closed before a byte is read, and a
+//! revocation ends the whole connection. Otherwise each request has a permit of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::HeaderName;
+use hyper::{Request, Response};
+use rand::RngExt;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answers;
+use super::forwarded;
+use super::head;
+use super::options::{Options, TargetHost};
+use super::passage::Passage;
+use super::redirect::{Page, Redirect};
+use super::server::{Server, ServerParts};
+use crate::addr::ServiceName;
+use crate::gate::{Denied, Gate, OnRevoke, Peer, Permit};
+use crate::http::Body;
+use crate::http::client_address::ClientRules;
+use crate::net::{ResolveError, ResolveOptions, Slots, SocketOptions};
+use crate::observe::failures::Failures;
+use crate::observe::metrics::Meters;
+use crate::reason::CloseReason;
+use crate::tasks::restarting;
+use crate::upstream::{DialOptions, HealthChecks, TargetHealth, Targets, UpstreamOptions};
+use crate::web::{Application, Visitor};
+
+/// Interval at which idle connections are looked at, and due summaries of failures written.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A client in the tarpit is kept up to this fraction of its time longer, so that the moment of its
+/// end reveals nothing.
+const JITTER: f64 = 0.25;
+
+/// Longest pause between two looks at a server that is down.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The gate in front of a web server.
+pub struct HttpGate {
+    name: Option<Arc<str>>,
+    gate: Gate,
+    client: ClientRules,
+    believes_internal: bool,
+    /// The connection of a visitor was admitted when it was accepted.
+    asked_at_accept: bool,
+    redirect: Option<Redirect>,
+    logs_decisions: bool,
+    checks: HealthChecks,
+    drain: Duration,
+    /// Time for which denied clients are kept in a tarpit.
+    tarpit: Duration,
+    pub(super) host: TargetHost,
+    pub(super) idle_time: Option<Duration>,
+    pub(super) server: Arc<Server>,
+    /// Requests at once.
+    pub(super) slots: Slots,
+    pub(super) failures: Arc<Failures>,
+    pub(super) meters: Arc<Meters>,
+}
+
+/// Objects that the gate uses but does not create.
+pub struct Parts {
+    /// The gate of this service.
+    pub gate: Gate,
+    /// Its counters.
+    pub meters: Arc<Meters>,
+    /// Its servers, resolved.
+    pub targets: Arc<Targets>,
+    /// Requests at once.
+    pub requests: usize,
+}
+
+/// An admitted client: its address, and the permit of the request where the connection has none.
+pub(super) struct Client {
+    peer: Peer,
+    permit: Option<Permit>,
+}
+
+impl Options {
+    /// Resolves the servers.
+    ///
+    /// # Errors
+    /// [`ResolveError`], unless the options say to wait.
+    pub async fn resolve(&self) -> Result<Arc<Targets>, ResolveError> {
+        let resolve = ResolveOptions { every: self.resolve_every, wait: self.wait_for_dns };
+        let service = ServiceName::default();
+        let targets = Targets::start(UpstreamOptions {
+            tunnel: self.web.name.clone(),
+            service: &service,
+            addresses: &self.targets,
+            resolve,
+            check: self.check.clone(),
+            longest_pause: LONGEST_PAUSE,
+            ends_sessions: false,
+            timeout: self.dial_time,
+        });
+        targets.await.map(Arc::new)
+    }
+
+    fn dial(&self) -> DialOptions {
+        let socket = SocketOptions { keepalive: self.web.keepalive };
+        DialOptions { bind: self.bind, socket, proxy: None }
+    }
+}
+
+// === impl HttpGate ===
+
+impl HttpGate {
+    /// Creates the gate in front of these servers.
+    pub fn new(options: &Options, parts: Parts) -> Self {
+        let Parts { gate, meters, targets, requests } = parts;
+        let server = Server::new(ServerParts {
+            targets,
+            dial: options.dial(),
+            dial_time: options.dial_time,
+            answer_time: options.answer_time,
+            meters: Arc::clone(&meters),
+            idle: options.keep,
+        });
+        Self {
+            name: options.web.name.clone(),
+            gate,
+            client: ClientRules {
+                proxies: options.web.trusted_proxies.clone(),
+                headers: vec![options.client_header.clone()],
+            },
+            believes_internal: options.believes_internal,
+            asked_at_accept: options.asks_at_accept(),
+            redirect: options.redirect.clone(),
+            logs_decisions: options.logs_decisions,
+            checks: HealthChecks {
+                dial: options.dial(),
+                timeout: options.dial_time,
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+                look: None,
+            },
+            drain: options.web.drain,
+            tarpit: options.web.timeout,
+            host: options.host.clone(),
+            idle_time: options.idle_time,
+            server,
+            slots: Slots::new(requests),
+            failures: Arc::new(Failures::of(options.web.name.clone())),
+            meters,
+        }
+    }
+
+    /// Returns the name in the log, where there are several services.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Decides about a request. `None` is a denial.
+    async fn admit(&self, request: &Request<Incoming>, visitor: &Visitor) -> Option<Client> {
+        let peer = if self.trusts(visitor) {
+            self.client.client(visitor.address(), request.headers())
+        } else {
+            visitor.peer()
+        };
+        let peer = match peer? {
+            Peer::Announced(ip) if self.believes_internal => Peer::Socket(ip),
+            peer => peer,
+        };
+        let client = if self.asked_at_accept {
+            let is_allowed = self.gate.decide(peer).is_allowed();
+            is_allowed.then_some(Client { peer, permit: None })
+        } else {
+            let began = Instant::now();
+            let admitted = self.gate.admit(peer).await;
+            self.meters.gate.done(began);
+            admitted.ok().map(|permit| Client { peer, permit: Some(permit) })
+        };
+        if self.logs_decisions {
+            self.log_decision(peer, client.is_some());
+        }
+        client
+    }
+
+    /// Writes the line of redis-knocking about a decision.
+    fn log_decision(&self, peer: Peer, is_allowed: bool) {
+        let tunnel = self.name();
+        let Some(ip) = peer.ip() else { return };
+        let is_internal = crate::gate::rules::is_internal(ip);
+        match (is_allowed, peer) {
+            (true, Peer::Socket(_)) if is_internal => {
+                tracing::info!(tunnel, "Internal IP {ip} automatically allowed");
+            }
+            (true, _) => tracing::info!(tunnel, "IP {ip} allowed"),
+            (false, _) => tracing::info!(tunnel, "IP {ip} denied"),
+        }
+    }
+
+    /// Answers a request that is denied: with another page, or not at all.
+    async fn deny(&self, request: Request<Incoming>, visitor: &Visitor) -> Option<Response<Body>> {
+        self.meters.refused.count(CloseReason::GateDenied);
+        self.count_failure(CloseReason::GateDenied, visitor);
+        let Some(redirect) = &self.redirect else {
+            self.stay_silent(visitor).await;
+            return None;
+        };
+        let (head, _) = request.into_parts();
+        let own = head::asked_host(&head);
+        let headers = &head.headers;
+        let is_trusted = self.client.proxies.trusts(visitor.address());
+
+        let path = head.uri.path_and_query();
+        let page = Page {
+            scheme: forwarded::scheme(headers, is_trusted, visitor.is_encrypted()),
+            host: forwarded::host(headers, is_trusted, own.as_ref()),
+            path: path.map_or("/", |path| path.as_str()),
+        };
+        redirect.location(page).map(answers::found)
+    }
+
+    /// Waits as long as a denied client is kept, before its connection ends as it is to end.
+    async fn stay_silent(&self, visitor: &Visitor) {
+        match self.gate.options().denied {
+            Denied::Close => {}
+            Denied::Reset => visitor.break_off(),
+            Denied::Tarpit => {
+                let longer = rand::rng().random_range(0.0..JITTER);
+                sleep(self.tarpit.mul_f64(1.0 + longer)).await;
+                visitor.break_off();
+            }
+        }
+    }
+
+    /// Counts a failure, for the log's summaries.
+    pub(super) fn count_failure(&self, reason: CloseReason, visitor: &Visitor) {
+        match visitor.address().source() {
+            Some(source) => self.failures.failed(reason, &source),
+            None => self.failures.failed(reason, &visitor.address()),
+        };
+    }
+
+    /// Returns true when what this visitor says of its clients counts.
+    pub(super) fn trusts(&self, visitor: &Visitor) -> bool {
+        self.client.proxies.trusts(visitor.address())
+    }
+
+    /// Returns the field with the client's address.
+    pub(super) fn client_header(&self) -> Option<&HeaderName> {
+        self.client.headers.first()
+    }
+
+    /// Returns a future that resolves when the gate takes a permit back, and it is time to go.
+    pub(super) fn revoked(
+        self: &Arc<Self>,
+        permit: Permit,
+    ) -> impl Future<Output = CloseReason> + Send + use<> {
+        let gate = Arc::clone(self);
+        async move {
+            let _why = permit.revoked().await;
+            match gate.gate.options().on_revoke {
+                OnRevoke::Close => {}
+                OnRevoke::Keep => std::future::pending().await,
+                OnRevoke::Drain => sleep(gate.drain).await,
+            }
+            CloseReason::Revoked
+        }
+    }
+
+    /// Looks after idle connections and the log until the service stops.
+    async fn look_after(self: Arc<Self>) {
+        loop {
+            sleep(TICK).await;
+            self.server.expire();
+            self.failures.tick();
+        }
+    }
+}
+
+impl Application for HttpGate {
+    async fn respond(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        visitor: Arc<Visitor>,
+    ) -> Option<Response<Body>> {
+        let Some(client) = self.admit(&request, &visitor).await else {
+            return self.deny(request, &visitor).await;
+        };
+        let Client { peer, permit } = client;
+        Passage { gate: self, visitor, peer }.pass(request, permit).await
+    }
+
+    fn begin(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) {
+        let gate = Arc::clone(self);
+        let upkeep = restarting("idle connections", move || Arc::clone(&gate).look_after());
+        let checks = self.checks.clone();
+        let targets = vec![Arc::clone(self.server.targets())];
+        let gate = Arc::clone(self);
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            let stopped = stop.clone();
+            let watch = async {
+                let checks = HealthChecks { stop, ..checks };
+                checks.warn_if_unreachable(&targets).await;
+                checks.run(targets).await;
+            };
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = async { tokio::join!(upkeep, watch); } => {}
+            }
+            gate.server.clear();
+        });
+    }
+
+    fn targets(&self) -> Vec<TargetHealth> {
+        self.server.targets().health()
+    }
+
+    fn flush_log(&self) {
+        self.failures.flush();
+    }
+}

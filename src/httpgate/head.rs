@@ -1,0 +1,239 @@
+//! Heads of messages on their way: which requests are refused, and what changes between the
+//! client's connection and the server's.
+//!
+//! hyper has parsed the request and writes another one, with one length, so that nothing of how
+//! the client framed it reaches the server. What two parsers could still read in two ways is
+//! refused here: several hosts or none, codings of the transfer that the server would not hear of.
+//! Paths are passed on as they came: the server alone knows what they mean.
+
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use hyper::http::request::Parts;
+use hyper::http::uri::{Authority, PathAndQuery};
+use hyper::{HeaderMap, Method, StatusCode, Uri, Version};
+
+use super::hop;
+
+/// Field of HTTP/1.1 that offers HTTP/2 without TLS.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Reason to refuse a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadRequest {
+    /// HTTP/1.1 without Host.
+    NoHost,
+    /// Host more than once.
+    SeveralHosts,
+    /// Host or the request's own authority is none.
+    BadHost,
+    /// A transfer coding other than chunked.
+    Coding,
+    /// A tunnel to somewhere else.
+    Connect,
+    /// Another expectation than 100-continue.
+    Expectation,
+}
+
+/// Facts of a request that its head does not keep.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// Host that the client asked for; `None` for an old client that names none.
+    pub(super) host: Option<HeaderValue>,
+    /// Protocol that the client asks to change to.
+    pub(super) upgrade: Option<HeaderValue>,
+    /// The client waits for a word before it sends the body.
+    pub(super) is_expecting: bool,
+    takes_trailers: bool,
+    has_length: bool,
+}
+
+/// Host that the server is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HostOfServer<'a> {
+    /// The client's, or this one where it named none.
+    Clients(&'a HeaderValue),
+    /// This one.
+    Own(&'a HeaderValue),
+}
+
+/// Length of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// There is none.
+    Nothing,
+    /// So many bytes.
+    Bytes(u64),
+    /// As many as come.
+    Unknown,
+}
+
+impl BadRequest {
+    /// Returns the status of the answer.
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// Returns the text of the answer.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::NoHost => "The request names no host.",
+            Self::SeveralHosts => "The request names several hosts.",
+            Self::BadHost => "The host of the request is not one.",
+            Self::Coding => "The request has a transfer coding other than chunked.",
+            Self::Connect => "CONNECT is for proxies of clients, which this is not.",
+            Self::Expectation => "The request expects something other than 100-continue.",
+        }
+    }
+}
+
+/// Reads what a request's head says before it changes.
+///
+/// # Errors
+/// [`BadRequest`]
+pub(super) fn read(head: &Parts) -> Result<Facts, BadRequest> {
+    if head.method == Method::CONNECT {
+        return Err(BadRequest::Connect);
+    }
+    let headers = &head.headers;
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, None) => {}
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+        _ => return Err(BadRequest::Coding),
+    }
+    let is_expecting = match headers.get(EXPECT) {
+        None => false,
+        Some(what) if what.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            head.version == Version::HTTP_11
+        }
+        Some(_) => return Err(BadRequest::Expectation),
+    };
+    Ok(Facts {
+        host: host(head)?,
+        upgrade: (head.version == Version::HTTP_11).then(|| hop::upgrade(headers)).flatten(),
+        is_expecting,
+        takes_trailers: hop::takes_trailers(headers),
+        has_length: headers.contains_key(CONTENT_LENGTH),
+    })
+}
+
+/// Returns the host of a request: that of its own address, or of Host.
+fn host(head: &Parts) -> Result<Option<HeaderValue>, BadRequest> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let found = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(BadRequest::SeveralHosts),
+        (found, None) => found,
+    };
+    if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BadRequest::BadHost)?;
+        return checked(host).map(Some);
+    }
+    match found {
+        Some(host) => checked(host.clone()).map(Some),
+        None if head.version == Version::HTTP_10 => Ok(None),
+        None => Err(BadRequest::NoHost),
+    }
+}
+
+/// Checks that a host is one name or address, with a port or without.
+fn checked(host: HeaderValue) -> Result<HeaderValue, BadRequest> {
+    let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+    let is_plain = host.as_bytes().iter().all(is_host);
+    let authority = Authority::try_from(host.as_bytes()).ok().filter(|_| is_plain);
+    let is_one = authority.is_some_and(|authority| {
+        let rest = authority.as_str().strip_prefix(authority.host());
+        !authority.host().is_empty()
+            && rest.is_some_and(|rest| rest.is_empty() || authority.port_u16().is_some())
+    });
+    if is_one { Ok(host) } else { Err(BadRequest::BadHost) }
+}
+
+/// Returns the host that a request asks for, if that is certain.
+pub(super) fn asked_host(head: &Parts) -> Option<HeaderValue> {
+    host(head).ok().flatten()
+}
+
+/// Makes the head for the server out of the client's. Fields about the client are set elsewhere.
+pub(super) fn to_server(head: &mut Parts, facts: &Facts, host: &HostOfServer<'_>, length: Length) {
+    head.uri = origin(&head.uri);
+    let is_http2 = head.version == Version::HTTP_2;
+    head.version = Version::HTTP_11;
+    let headers = &mut head.headers;
+    hop::remove(headers);
+    headers.remove(HTTP2_SETTINGS);
+    if is_http2 {
+        join_cookies(headers);
+    }
+    let host = match (host, &facts.host) {
+        (HostOfServer::Clients(_), Some(host)) => host,
+        (HostOfServer::Clients(own) | HostOfServer::Own(own), _) => own,
+    };
+    headers.insert(HOST, host.clone());
+    if !facts.is_expecting {
+        headers.remove(EXPECT);
+    }
+    headers.remove(CONTENT_LENGTH);
+    match length {
+        Length::Nothing if !facts.has_length => {}
+        Length::Nothing => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(0_u64))),
+        Length::Bytes(bytes) => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes))),
+        Length::Unknown => {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    connect(headers, facts);
+}
+
+/// Sets the fields of the server's own connection.
+fn connect(headers: &mut HeaderMap, facts: &Facts) {
+    if facts.takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let option = match (&facts.upgrade, facts.takes_trailers) {
+        (None, false) => return,
+        (None, true) => "te",
+        (Some(_), false) => "upgrade",
+        (Some(_), true) => "upgrade, te",
+    };
+    headers.insert(CONNECTION, HeaderValue::from_static(option));
+    if let Some(protocol) = &facts.upgrade {
+        headers.insert(UPGRADE, protocol.clone());
+    }
+}
+
+/// Returns the address as a server expects it: a path with its query, or `*`.
+fn origin(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().cloned();
+    Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+}
+
+/// Makes one field of the pieces of a cookie, which HTTP/2 may send apart.
+fn join_cookies(headers: &mut HeaderMap) {
+    use hyper::header::COOKIE;
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// Makes the head of an answer for the client out of the server's.
+pub(super) fn to_client(headers: &mut HeaderMap) {
+    let is_coded = headers.contains_key(TRANSFER_ENCODING);
+    hop::remove(headers);
+    if is_coded {
+        // hyper went by the coding, and this length is another one.
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;

@@ -1,0 +1,39 @@
+//! The gate in front of a web server: a reverse proxy that asks the gate about each request, in
+//! memory, and lets nothing through without its permission.
+//!
+//! ```text
+//!   options    settings
+//!   gate       the decision about a request, and the answer to a denied one
+//!   redirect   the page that a denied client is sent to
+//!   passage    the way of an admitted request to the server, and of the answer back
+//!   head       heads of messages: what is refused, and what changes on the way (pure)
+//!   hop        fields that belong to one connection (pure)
+//!   forwarded  fields that tell the server about the client (pure)
+//!   body       bodies on their way, and their early ends
+//!   hold       a body that waits for the server's word (pure)
+//!   server     connections to the server: dialled, used again, kept
+//!   idle       those that are kept (pure)
+//!   upgrade    connections that have changed to another protocol
+//!   answers    answers of the gate itself
+//! ```
+//!
+//! It keeps no body and no answer, and knows nothing of what the server serves: no path, no cookie
+//! and no user. Listeners, TLS, limits and the parsing of requests are those of `web` and `http`.
+
+mod answers;
+mod body;
+mod forwarded;
+mod gate;
+mod head;
+mod hold;
+mod hop;
+mod idle;
+mod options;
+mod passage;
+mod redirect;
+mod server;
+mod upgrade;
+
+pub use gate::{HttpGate, Parts};
+pub use options::{Options, TargetHost};
+pub use redirect::{Parameter, Redirect};

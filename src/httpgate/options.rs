@@ -1,0 +1,67 @@
+//! Settings of the gate in front of a web server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{HeaderName, HeaderValue};
+
+use super::redirect::Redirect;
+use crate::addr::{Address, BindAddress};
+use crate::gate::GateOptions;
+use crate::upstream::probe::Check;
+use crate::web::WebOptions;
+
+/// Settings of the gate in front of a web server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Listeners, TLS and limits.
+    pub web: WebOptions,
+    /// The gate that each request needs.
+    pub gate: Arc<GateOptions>,
+    /// Field in which trusted proxies name the client.
+    pub client_header: HeaderName,
+    /// An address that a proxy announces counts as that of the socket: an internal one is internal.
+    pub believes_internal: bool,
+    /// The servers in the order in which they are tried.
+    pub targets: Vec<Address>,
+    /// Host that the server is told.
+    pub host: TargetHost,
+    /// Local address to dial from.
+    pub bind: Option<BindAddress>,
+    /// Time limit of a dial.
+    pub dial_time: Duration,
+    /// Time limit from the end of a request to the beginning of its answer; `None` is for ever.
+    pub answer_time: Option<Duration>,
+    /// Longest time in which nothing comes of a body or on an upgraded connection; `None` is for
+    /// ever.
+    pub idle_time: Option<Duration>,
+    /// Connections to the servers that wait for a next request.
+    pub keep: usize,
+    /// Time between look-ups of names; `None` is at the start only.
+    pub resolve_every: Option<Duration>,
+    /// Starts although a name does not resolve yet.
+    pub wait_for_dns: bool,
+    /// Health check of the servers.
+    pub check: Option<Check>,
+    /// Page for clients that the gate denies; `None` closes the connection.
+    pub redirect: Option<Redirect>,
+    /// One log line for each decision.
+    pub logs_decisions: bool,
+}
+
+/// Host that the server is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetHost {
+    /// The client's; this one where a client names none.
+    Clients(HeaderValue),
+    /// This one.
+    Own(HeaderValue),
+}
+
+impl Options {
+    /// Returns true if the gate is asked when a connection is accepted, since nothing in a request
+    /// can change its answer, nor does a denied client get one.
+    pub fn asks_at_accept(&self) -> bool {
+        self.web.trusted_proxies.is_empty() && self.redirect.is_none()
+    }
+}

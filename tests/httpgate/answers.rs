@@ -1,0 +1,65 @@
+//! Answers of the gate itself: in plain words, without an inner address.
+
+use std::io::Write;
+
+use testkit::address::{deaf, refusing};
+use testkit::{End, Target};
+
+use crate::http::Message;
+use crate::world::{Server, connect, get, start, url};
+
+#[track_caller]
+fn expect_plain(gate: &End, status: u16, words: &str, inner: &str) -> Message {
+    let answer = connect(gate).ask(&get("/"));
+    assert_eq!(answer.status(), status, "{answer:?}");
+    let text = answer.text();
+    assert!(text.contains(words) && text.ends_with(".\n"), "{text}");
+    assert!(!format!("{answer:?}").contains(inner), "{answer:?}");
+    assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(answer.field("cache-control"), Some("no-store"));
+    answer
+}
+
+#[test]
+fn a_server_that_is_not_there_is_502() {
+    let (nowhere, _held) = refusing();
+    let gate = start(&url(&nowhere), &["--allow", "127.0.0.0/8"]);
+    expect_plain(&gate, 502, "cannot be reached", &nowhere.to_string());
+    let line = gate.program.wait_line("request failed", |line| line.is("request failed"));
+    assert!(line.text().contains(&nowhere.to_string()), "the log names it: {}", line.text());
+}
+
+#[test]
+fn a_server_that_does_not_answer_in_time_is_504() {
+    let silent = Target::hold();
+    let gate = start(&url(silent.addr()), &["--allow", "127.0.0.0/8", "--response-timeout", "1s"]);
+    expect_plain(&gate, 504, "did not answer in time", &silent.addr().to_string());
+    let (deaf, _held) = deaf();
+    let gate = start(&url(&deaf), &["--allow", "127.0.0.0/8", "--connect-timeout", "500ms"]);
+    expect_plain(&gate, 504, "did not answer in time", &deaf.to_string());
+}
+
+#[test]
+fn what_is_no_answer_is_502() {
+    for words in
+        ["", "SSH-2.0-x\r\n", "HTTP/1.1 2xx OK\r\n\r\n", "HTTP/1.1 200 OK\r\nX: y\r\n z\r\n"]
+    {
+        let target = Target::local(move |mut wire, _| {
+            let _ = std::io::Read::read(&mut wire, &mut [0; 4096]);
+            let _ = wire.write_all(words.as_bytes());
+        });
+        let gate = start(&url(target.addr()), &["--allow", "127.0.0.0/8"]);
+        expect_plain(&gate, 502, "no proper answer", &target.addr().to_string());
+    }
+}
+
+#[test]
+fn the_next_server_is_used_when_the_first_is_not_there() {
+    let (nowhere, _held) = refusing();
+    let server = Server::hello();
+    let gate = start(&url(&nowhere), &["-t", &server.url(), "--allow", "127.0.0.0/8"]);
+    for _ in 0..3 {
+        assert_eq!(connect(&gate).ask(&get("/")).text(), "hello");
+    }
+    gate.program.wait_line("target down", |line| line.text().contains("down"));
+}

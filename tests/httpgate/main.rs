@@ -1,0 +1,18 @@
+//! The gate in front of web servers: real servers (nginx, Vite, WebSocket), real clients (curl,
+//! WebSocket), and raw ones on both sides, which see and send every byte. Needs root, for the
+//! namespaces of clients.
+
+mod answers;
+mod bodies;
+mod command;
+mod decisions;
+mod encrypted;
+mod forwards;
+mod http;
+mod kept;
+mod knocking;
+mod nginx;
+mod slow;
+mod smuggling;
+mod upgrades;
+mod world;
