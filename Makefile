@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test fuzz build deps msrv publish-check pages packages check-packages check-image \
-	bench-gate bench-peers bench-instructions install-test-tools toolchain fmt clean
+	bench-gate bench-http bench-peers bench-instructions install-test-tools toolchain fmt clean
 
 # rustup does not put cargo on the path of a shell that was already open.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -44,6 +44,10 @@ fuzz: toolchain ## Twenty million random PROXY headers and knocks that no run ha
 
 bench-gate: toolchain install-test-tools ## Measure the gate with a million members, release build
 	cargo bench --locked --bench gate
+
+bench-http: toolchain ## Measure the gate in front of a web server against haproxy, nginx and caddy
+	@scripts/install-test-tools.sh http
+	ulimit -n "$$(ulimit -Hn)"; cargo bench --locked --bench http
 
 build: toolchain ## Build target/release/knockpipe
 	cargo build --release --locked
