@@ -58,6 +58,10 @@ pub(crate) fn document() -> String {
             names.iter().map(|name| command.find_subcommand(name).expect("a command")).collect();
         text += &section(title, "knockpipe", &members);
     }
+    let knockd = command.find_subcommand("knockd").expect("a command");
+    let token = knockd.find_subcommand("token").expect("a command");
+    let members: Vec<&Command> = token.get_subcommands().collect();
+    text += &section("Tokens", "knockpipe knockd token", &members);
     let gate = command.find_subcommand("gate").expect("a command");
     let members: Vec<&Command> = gate.get_subcommands().collect();
     text += &section("The gate", "knockpipe gate", &members);

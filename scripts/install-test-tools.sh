@@ -61,3 +61,15 @@ scripts/apt-need.sh \
 
 # A development server, as people put redis-knocking in front of. It is not in Debian.
 command -v vite >/dev/null || npm install --global --no-fund --no-audit vite@5
+
+# Not packaged by Debian: in an environment of its own, so that it changes nothing of the system's.
+if ! command -v schemathesis >/dev/null; then
+    place=/opt/knockpipe-test-tools
+    as_root=()
+    ((EUID == 0)) || as_root=(sudo)
+    python3 -c 'import ensurepip' 2>/dev/null ||
+        "${as_root[@]}" apt-get install --quiet --yes --no-install-recommends python3-venv
+    "${as_root[@]}" python3 -m venv "$place"
+    "${as_root[@]}" "$place/bin/pip" install --quiet schemathesis
+    "${as_root[@]}" ln -sf "$place/bin/schemathesis" /usr/local/bin/schemathesis
+fi

@@ -57,7 +57,6 @@ pub mod gate;
 mod http;
 mod httpgate;
 mod knock;
-#[allow(dead_code, reason = "its router follows")]
 mod knockd;
 mod knocker;
 mod net;

@@ -171,7 +171,19 @@ const FLOORS: &[Floor] = &[
     },
     Floor {
         paths: &["knockd"],
-        may_import: &["addr", "gate", "http", "web", "knockd"],
+        may_import: &[
+            "addr",
+            "duration",
+            "unix_time",
+            "proto",
+            "gate",
+            "net",
+            "http",
+            "observe",
+            "knock",
+            "web",
+            "knockd",
+        ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {

@@ -22,8 +22,9 @@ use super::registry::{Registry, TunnelView};
 use super::text_format::plain;
 use crate::gate::GateStatus;
 use crate::observe::metrics::{ByReason, Timer};
-use crate::observe::{KnockReason, KnockResult, Meters};
+use crate::observe::{HttpKnockResult, KnockReason, KnockResult, Meters};
 use crate::reason::CloseReason;
+use crate::service::Kind;
 use crate::sys::nofile;
 use crate::tunnel::{Level, PoolLevel, Status};
 use crate::upstream::State;
@@ -306,7 +307,15 @@ impl Writer<'_> {
                 (labels, meters.received_knocks.get(result))
             })
         });
-        self.counter("knocks", "Datagrams that arrived for knocks, and failed renewals", results)
+        self.counter("knocks", "Datagrams that arrived for knocks, and failed renewals", results)?;
+        let over_http = tunnels.iter().filter(|view| view.kind == Kind::Knockd);
+        let results = over_http.flat_map(|TunnelView { meters, .. }| {
+            HttpKnockResult::ALL.map(|result| {
+                let labels = vec![tunnel(meters), ("result", result.as_str().to_owned())];
+                (labels, meters.http_knocks.get(result))
+            })
+        });
+        self.counter("http_knocks", "Knocks over HTTP, by what became of them", results)
     }
 
     fn gauge(

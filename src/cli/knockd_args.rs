@@ -1,33 +1,60 @@
 //! The flags of `knockd`, and their options.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use hyper::header::HeaderValue;
 use nix::unistd::Uid;
 
+use super::Done;
 use super::errors::UsageError;
 use super::gate_args::StoreRuleArgs;
+use super::key_cmd;
 use super::process_args::{ProcessArgs, Reloading};
+use super::receive_knock_args::{DatagramAddress, KnockRuleArgs};
+use super::token_cmd;
 use super::tunnel_args::LIMITS;
-use super::values::HandshakeLimit;
+use super::values::{HandshakeLimit, whole};
 use super::web_args::WebArgs;
-use crate::knockd::Options;
-use crate::run::{Failure, Outcome, Plan, Ports};
+use crate::duration;
+use crate::knockd::tokens::Tokens;
+use crate::knockd::{Options, Rate, Signed};
+use crate::run::{Failure, Plan, Ports};
 use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
 use crate::web::ConnectionLimit;
 
 /// Notes and examples under the flags of `knockd`.
 pub(super) const EXAMPLES: &str = "\
-Example:
-  Behind a proxy with TLS on the same host:
-    knockpipe knockd -s '[127.0.0.1]:8000' --gate redis://127.0.0.1 --allow-prefix allow:
-  docs/operating/http-knock.md tells the rest.";
+\
+A request with the header X-Api-Key: TOKEN lets its sender in: POST /knock. GET /knock tells until
+when, DELETE /knock ends it. The API is that of Knocker, whose clients work unchanged.
+
+Examples:
+  Make a token, which is printed once, for a phone that is let in at one place at a time:
+    knockpipe knockd token new phone --tokens tokens --max-ttl 12h --one-address
+  With TLS, on every address:
+    knockpipe knockd -s '[::]:443' --tls-cert cert.pem --tls-key key.pem --tokens tokens \\
+        --gate redis://127.0.0.1 --allow-prefix ip-allowed:
+  Behind a proxy on the same host that has the TLS and sends X-Forwarded-For:
+    knockpipe knockd -s '[127.0.0.1]:8000' --trusted-proxies 127.0.0.1 --tokens tokens \\
+        --gate file:/var/lib/knockpipe/gate";
+
+/// Heading of the flags about knocks.
+const KNOCK: &str = "Knock";
+
+/// Most attempts in a window that are kept for each source.
+const MOST_ATTEMPTS: usize = 10_000;
 
 /// `knockpipe knockd`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct KnockdCommandArgs {
+    #[command(subcommand)]
+    command: Option<KnockdCommand>,
+
     #[command(flatten)]
     knockd: KnockdArgs,
 
@@ -35,11 +62,92 @@ pub(super) struct KnockdCommandArgs {
     process: ProcessArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum KnockdCommand {
+    /// Make, list and revoke the tokens that may knock
+    Token(token_cmd::CommandArgs),
+}
+
+/// `--most-failures` and `--most-knocks`.
+#[derive(Clone, Copy, Debug)]
+struct AttemptLimit(Rate);
+
+/// `--most-grants`.
+#[derive(Clone, Copy, Debug)]
+struct GrantLimit(usize);
+
+/// `--allowed-origin`.
+#[derive(Clone, Debug)]
+struct Origin(HeaderValue);
+
+/// A text that does not fit its flag.
+#[derive(Debug, thiserror::Error)]
+enum BadKnockdValue {
+    /// Not a number of attempts in a time.
+    #[error(
+        "'{0}' is not N/WINDOW; write a number up to {MOST_ATTEMPTS} and a duration, such as 30/60s, or 0 for no limit"
+    )]
+    Attempts(String),
+    /// Not a number.
+    #[error("'{0}' is not a number of grants; write one such as 10000")]
+    Grants(String),
+    /// Not an origin.
+    #[error("'{0}' is not an origin; write https://HOST, with :PORT if it has one, or *")]
+    Origin(String),
+}
+
 /// The flags of a service of knocks over HTTP.
 #[derive(Debug, Args)]
 pub(super) struct KnockdArgs {
     #[command(flatten)]
     pub(super) web: WebArgs,
+
+    /// File of the tokens that may knock, which 'knockpipe knockd token' makes; read again on a
+    /// reload
+    #[arg(long, value_name = "FILE", required = true, help_heading = KNOCK)]
+    tokens: Option<PathBuf>,
+
+    /// Receive signed knocks as well, as 'decrypt --knock' does: UDP datagrams to this address under
+    /// a key of -k; repeatable
+    #[arg(long, value_name = "ADDR", requires = "keys", help_heading = KNOCK)]
+    udp: Vec<DatagramAddress>,
+
+    /// Key file of those who send signed knocks, or -; repeatable
+    #[arg(short, long = "key", value_name = "FILE", requires = "udp", help_heading = KNOCK)]
+    keys: Vec<PathBuf>,
+
+    #[command(flatten)]
+    rules: KnockRuleArgs,
+
+    /// Lock out a source (an IPv4 address or an IPv6 /64) that failed N times within WINDOW; 0 is
+    /// never
+    #[arg(
+        long, value_name = "N/WINDOW", default_value = "30/60s", allow_hyphen_values = true,
+        help_heading = KNOCK
+    )]
+    most_failures: AttemptLimit,
+
+    /// Knocks that are granted to a source within WINDOW; 0 is any number
+    #[arg(
+        long, value_name = "N/WINDOW", default_value = "20/60s", allow_hyphen_values = true,
+        help_heading = KNOCK
+    )]
+    most_knocks: AttemptLimit,
+
+    /// Most entries with an end in the store; a knock for one more is refused
+    #[arg(
+        long, value_name = "N", default_value = "10000", allow_hyphen_values = true,
+        help_heading = KNOCK
+    )]
+    most_grants: GrantLimit,
+
+    /// Origin of the web pages that may knock with a browser, or * for any
+    #[arg(long, value_name = "ORIGIN", default_value = "*", help_heading = KNOCK)]
+    allowed_origin: Origin,
+
+    /// Serve the OpenAPI document at /openapi.json, for anybody
+    #[arg(long, help_heading = KNOCK)]
+    openapi: bool,
 
     /// Connections at once; beyond it the source with most loses one
     #[arg(
@@ -57,8 +165,11 @@ impl KnockdCommandArgs {
     ///
     /// # Errors
     /// [`Failure`] of the arguments or the run.
-    pub(super) fn run(self) -> Result<Outcome, Failure> {
-        let Self { knockd, process } = self;
+    pub(super) fn run(self) -> Result<Done, Failure> {
+        let Self { command, knockd, process } = self;
+        if let Some(KnockdCommand::Token(args)) = command {
+            return token_cmd::run(args);
+        }
         let user = process.uid();
         let plan: Vec<ServiceOptions> = vec![knockd.options(None, user)?.into()];
         let files = knockd.files();
@@ -66,14 +177,16 @@ impl KnockdCommandArgs {
             let services = vec![knockd.options(None, user)?.into()];
             Ok(Plan { services, restart: vec![] })
         });
-        process.run(Readiness::foreground(), plan, Reloading { reread, files, ports: Ports::Fixed })
+        let reloading = Reloading { reread, files, ports: Ports::Fixed };
+        process.run(Readiness::foreground(), plan, reloading).map(Done::from)
     }
 }
 
 impl KnockdArgs {
     /// Returns the files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.web.files().chain(self.gate.files()).cloned().collect()
+        let own = self.tokens.iter().chain(&self.keys);
+        self.web.files().chain(self.gate.files()).chain(own).cloned().collect()
     }
 
     /// Returns the service that these arguments describe, by this name.
@@ -88,6 +201,80 @@ impl KnockdArgs {
         let connections = ConnectionLimit::Evict(self.max_sessions.0);
         let gate = self.gate.options(self.web.access(user))?;
         let gate = gate.ok_or(UsageError::NoStore)?;
-        Ok(Options { web: self.web.options(name, user, connections)?, gate })
+        let signed = self.signed(name.as_deref(), user)?;
+        Ok(Options {
+            gates: self.rules.gates(name.as_deref()),
+            signed,
+            tokens: Arc::new(self.tokens(user)?),
+            web: self.web.options(name, user, connections)?,
+            gate,
+            failures: self.most_failures.0,
+            successes: self.most_knocks.0,
+            most_grants: self.most_grants.0,
+            allowed_origin: self.allowed_origin.0.clone(),
+            has_openapi: self.openapi,
+        })
+    }
+
+    /// Returns the receiver of signed knocks, where there is one.
+    fn signed(&self, name: Option<&str>, user: Option<Uid>) -> Result<Option<Signed>, Failure> {
+        if self.udp.is_empty() {
+            // The names of the gate are those of knocks over HTTP as well.
+            let mut rules = self.rules.clone();
+            rules.knock_gate.clear();
+            rules.refuse("--udp ADDR")?;
+            return Ok(None);
+        }
+        let keys = key_cmd::ring(&self.keys, self.web.access(user))?;
+        let addresses = self.udp.iter().map(|udp| udp.0.clone()).collect();
+        let receiver = self.rules.options(addresses, name, &keys)?;
+        Ok(Some(Signed { receiver, keys }))
+    }
+
+    fn tokens(&self, user: Option<Uid>) -> Result<Tokens, Failure> {
+        // The parser insists on it.
+        let path = self.tokens.as_deref().unwrap_or_else(|| Path::new(""));
+        token_cmd::read(path, self.web.access(user))
+    }
+}
+
+impl FromStr for AttemptLimit {
+    type Err = BadKnockdValue;
+
+    fn from_str(text: &str) -> Result<Self, BadKnockdValue> {
+        let bad = || BadKnockdValue::Attempts(text.to_owned());
+        if text == "0" {
+            return Ok(Self(Rate::default()));
+        }
+        let (most, window) = text.split_once('/').ok_or_else(bad)?;
+        let most = whole(most).filter(|most| *most <= MOST_ATTEMPTS).ok_or_else(bad)?;
+        let window = duration::parse(window).map_err(|_| bad())?;
+        Ok(Self(Rate { most, window }))
+    }
+}
+
+impl FromStr for GrantLimit {
+    type Err = BadKnockdValue;
+
+    fn from_str(text: &str) -> Result<Self, BadKnockdValue> {
+        let number = whole(text).filter(|number| *number > 0);
+        number.map(Self).ok_or_else(|| BadKnockdValue::Grants(text.to_owned()))
+    }
+}
+
+impl FromStr for Origin {
+    type Err = BadKnockdValue;
+
+    fn from_str(text: &str) -> Result<Self, BadKnockdValue> {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_plain = |host: &str| {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-.:[]_".contains(&byte))
+        };
+        let is_origin = text == "*" || host.is_some_and(is_plain);
+        let value = HeaderValue::from_str(text).ok().filter(|_| is_origin);
+        value.map(Self).ok_or_else(|| BadKnockdValue::Origin(text.to_owned()))
     }
 }

@@ -35,6 +35,7 @@ mod spiped;
 mod store_args;
 mod target_args;
 mod times;
+mod token_cmd;
 mod tunnel_args;
 mod values;
 mod variables;
@@ -354,7 +355,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
         Commands::Decrypt(args) => args.run(TunnelArgs::Decrypt).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
         Commands::Knock(args) => knock_cmd::knock(*args).map(Done::from),
-        Commands::Knockd(args) => args.run().map(Done::from),
+        Commands::Knockd(args) => args.run(),
         Commands::Http(args) => args.run().map(Done::from),
         Commands::Run(args) => run_cmd::run(args, typed),
         Commands::Check(args) => check_cmd::check(*args).map(|()| Done::Clean),

@@ -25,7 +25,7 @@ const DEFAULT_TTL: Duration = Duration::from_secs(60);
 const DEFAULT_MAX_TTL: Duration = Duration::from_secs(12 * 3_600);
 
 /// Name of the gate of a tunnel without a name.
-pub(super) const DEFAULT_GATE: &str = "default";
+const DEFAULT_GATE: &str = "default";
 
 /// The word for the addresses of `-s`.
 const SOURCES: &str = "source";
@@ -42,6 +42,13 @@ pub(super) struct ReceiveKnockArgs {
     )]
     knock: Vec<KnockAddress>,
 
+    #[command(flatten)]
+    rules: KnockRuleArgs,
+}
+
+/// The rules for knocks of whatever receives them.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct KnockRuleArgs {
     /// Longest grant of an address that is only the datagram's source; a session that goes on
     /// renews it [default: 60s]
     #[arg(
@@ -70,7 +77,7 @@ pub(super) struct ReceiveKnockArgs {
     /// Name of the gate that knocks may ask for; repeatable [default: the tunnel's name in a
     /// configuration file, else default]
     #[arg(long, value_name = "NAME", help_heading = KNOCK)]
-    knock_gate: Vec<ServiceName>,
+    pub(super) knock_gate: Vec<ServiceName>,
 
     /// Id of a key of -k that may knock; repeatable [default: all of them]
     #[arg(long, value_name = "ID", help_heading = KNOCK)]
@@ -85,6 +92,10 @@ enum KnockAddress {
     /// Another one.
     At(Address),
 }
+
+/// `--udp`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct DatagramAddress(pub(super) Address);
 
 /// `--knock-source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -103,7 +114,7 @@ struct KeyName(KeyId);
 
 /// A text that does not fit its flag.
 #[derive(Debug, thiserror::Error)]
-enum BadKnockValue {
+pub(super) enum BadKnockValue {
     /// A unix socket, or one of systemd's.
     #[error(
         "'{0}' is not an address for datagrams; give host:port or [ip]:port, or leave it out for the addresses of -s"
@@ -129,8 +140,13 @@ enum BadKnockValue {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReceiveKnockError {
     /// A flag about knocks without a receiver.
-    #[error("{0} is about knocks, and none are received; add --knock, or leave it out")]
-    NoKnock(&'static str),
+    #[error("{flag} is about knocks, and none are received; add {receiver}, or leave it out")]
+    NoKnock {
+        /// The flag.
+        flag: &'static str,
+        /// The flag of the receiver.
+        receiver: &'static str,
+    },
     /// Both forms of `--knock`.
     #[error("--knock is given with and without an address; give all addresses, those of -s too")]
     TwoPlaces,
@@ -180,26 +196,10 @@ impl ReceiveKnockArgs {
         around: &Surroundings<'_>,
     ) -> Result<Option<Arc<ReceiverOptions>>, ReceiveKnockError> {
         if self.knock.is_empty() {
-            return self.refuse_knock_flags().map(|()| None);
+            return self.rules.refuse("--knock").map(|()| None);
         }
-        let ttl = self.knock_ttl.unwrap_or(DEFAULT_TTL);
-        let max_ttl = self.knock_max_ttl.unwrap_or_else(|| DEFAULT_MAX_TTL.max(ttl));
-        if max_ttl < ttl {
-            return Err(ReceiveKnockError::Shorter { ttl, max_ttl });
-        }
-        let options = ReceiverOptions {
-            addresses: self.addresses(around.sources)?,
-            ttl,
-            max_ttl,
-            source: match self.knock_source {
-                Some(SourceChoice::Refuse) => SourcePolicy::Refuse,
-                Some(SourceChoice::Allow) | None => SourcePolicy::Allow,
-            },
-            networks: self.knock_networks.map(|networks| networks.0).unwrap_or_default(),
-            gates: self.gates(around.name),
-            keys: self.keys(around.keys)?,
-        };
-        Ok(Some(Arc::new(options)))
+        let addresses = self.addresses(around.sources)?;
+        self.rules.options(addresses, around.name, around.keys).map(Some)
     }
 
     fn addresses(&self, sources: &[Source]) -> Result<Vec<Address>, ReceiveKnockError> {
@@ -217,8 +217,41 @@ impl ReceiveKnockArgs {
         }
         Ok(at)
     }
+}
 
-    fn gates(&self, name: Option<&str>) -> Vec<ServiceName> {
+impl KnockRuleArgs {
+    /// Returns the receiver at `addresses` that the flags describe.
+    ///
+    /// # Errors
+    /// [`ReceiveKnockError`]
+    pub(super) fn options(
+        &self,
+        addresses: Vec<Address>,
+        name: Option<&str>,
+        ring: &KeyRing,
+    ) -> Result<Arc<ReceiverOptions>, ReceiveKnockError> {
+        let ttl = self.knock_ttl.unwrap_or(DEFAULT_TTL);
+        let max_ttl = self.knock_max_ttl.unwrap_or_else(|| DEFAULT_MAX_TTL.max(ttl));
+        if max_ttl < ttl {
+            return Err(ReceiveKnockError::Shorter { ttl, max_ttl });
+        }
+        let options = ReceiverOptions {
+            addresses,
+            ttl,
+            max_ttl,
+            source: match self.knock_source {
+                Some(SourceChoice::Refuse) => SourcePolicy::Refuse,
+                Some(SourceChoice::Allow) | None => SourcePolicy::Allow,
+            },
+            networks: self.knock_networks.map(|networks| networks.0).unwrap_or_default(),
+            gates: self.gates(name),
+            keys: self.keys(ring)?,
+        };
+        Ok(Arc::new(options))
+    }
+
+    /// Returns the names that the gate of the tunnel or service `name` answers to.
+    pub(super) fn gates(&self, name: Option<&str>) -> Vec<ServiceName> {
         if self.knock_gate.is_empty() {
             // A name of a table has the form of a service name.
             return name.unwrap_or(DEFAULT_GATE).parse().into_iter().collect();
@@ -238,17 +271,14 @@ impl ReceiveKnockArgs {
         }
     }
 
-    fn refuse_knock_flags(&self) -> Result<(), ReceiveKnockError> {
+    /// Refuses all of them, where `receiver` would be the flag that they are about.
+    ///
+    /// # Errors
+    /// [`ReceiveKnockError::NoKnock`]
+    pub(super) fn refuse(&self, receiver: &'static str) -> Result<(), ReceiveKnockError> {
         // Names all of them, so that a new one cannot be forgotten.
-        let Self {
-            knock: _,
-            knock_ttl,
-            knock_max_ttl,
-            knock_source,
-            knock_networks,
-            knock_gate,
-            knock_key,
-        } = self;
+        let Self { knock_ttl, knock_max_ttl, knock_source, knock_networks, knock_gate, knock_key } =
+            self;
         let flags = [
             ("--knock-ttl", knock_ttl.is_some()),
             ("--knock-max-ttl", knock_max_ttl.is_some()),
@@ -258,7 +288,7 @@ impl ReceiveKnockArgs {
             ("--knock-key", !knock_key.is_empty()),
         ];
         match flags.into_iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(ReceiveKnockError::NoKnock(flag)),
+            Some((flag, _)) => Err(ReceiveKnockError::NoKnock { flag, receiver }),
             None => Ok(()),
         }
     }
@@ -274,8 +304,16 @@ impl FromStr for KnockAddress {
         if matches!(text, "true" | "false") {
             return Err(BadKnockValue::Switch(text.to_owned()));
         }
+        text.parse().map(|DatagramAddress(address)| Self::At(address))
+    }
+}
+
+impl FromStr for DatagramAddress {
+    type Err = BadKnockValue;
+
+    fn from_str(text: &str) -> Result<Self, BadKnockValue> {
         match text.parse::<Source>()? {
-            Source::Address(address @ Address::Tcp { .. }) => Ok(Self::At(address)),
+            Source::Address(address @ Address::Tcp { .. }) => Ok(Self(address)),
             _ => Err(BadKnockValue::NotIp(text.to_owned())),
         }
     }

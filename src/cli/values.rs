@@ -116,7 +116,7 @@ pub(super) enum Format {
 }
 
 /// Parses a whole number in decimal digits only: `usize` would also read a plus sign.
-fn whole(text: &str) -> Option<usize> {
+pub(super) fn whole(text: &str) -> Option<usize> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten().filter(|number| *number <= MOST)
 }

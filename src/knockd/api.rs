@@ -5,17 +5,23 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::openapi;
+
 /// Longest grant that can be asked for, in seconds: ten years.
 pub const MOST_TTL_S: u64 = 315_360_000;
 
 /// Most characters of an address or network.
 pub const MOST_ADDRESS: usize = 100;
 
+/// Most characters of a label.
+pub const MOST_LABEL: usize = 64;
+
 /// Header with the token.
 pub const TOKEN_HEADER: &str = "x-api-key";
 
 /// A knock: the client's own address for the longest time where nothing else is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct KnockBody {
     /// Wished duration of the grant; more than the token may have is cut.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,7 +30,7 @@ pub struct KnockBody {
     /// Another address than the client's own, or a network of at most 65,536 IPv4 addresses or one
     /// IPv6 /64, for tokens that may name one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 100)]
+    #[schema(schema_with = openapi::address)]
     pub ip_address: Option<String>,
     /// Text for people, beside the grant.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +38,7 @@ pub struct KnockBody {
     pub label: Option<String>,
     /// Name of the gate.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 64)]
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     pub gate: Option<String>,
 }
 
@@ -69,10 +75,11 @@ pub struct StateReply {
 
 /// An address that is to be let out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LeaveBody {
     /// Another address or network than the client's own, for tokens that may name one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 100)]
+    #[schema(schema_with = openapi::address)]
     pub ip_address: Option<String>,
 }
 

@@ -18,7 +18,7 @@ use crate::addr::SourceKey;
 const MOST_MARKS: usize = if cfg!(test) { 1_000 } else { 65_536 };
 
 /// Most attempts of a source in a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {
     /// Attempts; zero is no limit.
     pub most: usize,
@@ -27,7 +27,7 @@ pub struct Rate {
 }
 
 /// Attempts of one kind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Attempts {
     rate: Rate,
     /// Moments of the attempts of each source, oldest first.
@@ -46,7 +46,7 @@ struct Mark {
 }
 
 /// The limits of one service.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Limits {
     /// Refused knocks.
     pub(super) failures: Attempts,
@@ -55,17 +55,14 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Creates the limits of a service at which nobody has knocked yet.
-    pub(super) fn new(failures: Rate, successes: Rate) -> Self {
-        Self { failures: Attempts::new(failures), successes: Attempts::new(successes) }
+    /// Changes the limits. Attempts that were counted stay.
+    pub(super) fn set_rates(&mut self, failures: Rate, successes: Rate) {
+        self.failures.rate = failures;
+        self.successes.rate = successes;
     }
 }
 
 impl Attempts {
-    fn new(rate: Rate) -> Self {
-        Self { rate, marks: HashMap::new(), order: VecDeque::new(), overflow: VecDeque::new() }
-    }
-
     /// Returns the time until `source` may make another attempt; `None` is now.
     pub(super) fn wait(&mut self, source: SourceKey, now: Instant) -> Option<Duration> {
         self.forget(now);
@@ -141,7 +138,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(60);
 
     fn attempts(most: usize) -> Attempts {
-        Attempts::new(Rate { most, window: WINDOW })
+        Attempts { rate: Rate { most, window: WINDOW }, ..Attempts::default() }
     }
 
     fn source(ip: &str) -> SourceKey {

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::api::{MOST_ADDRESS, MOST_TTL_S};
+use super::api::{MOST_ADDRESS, MOST_LABEL, MOST_TTL_S};
 use super::tokens::Token;
 use crate::addr::ServiceName;
 use crate::gate::granting::NewGrant;
 use crate::gate::{GrantNote, Member, UnixMillis};
-use crate::proto::knock::Label;
 
 /// Most bytes of a body.
 pub(super) const MOST_BODY: usize = 4_096;
@@ -26,8 +25,8 @@ pub(super) struct Asked {
     pub(super) ttl_s: Option<u64>,
     /// Another address than the client's own.
     pub(super) address: Option<Named>,
-    /// Text for people.
-    pub(super) label: Option<Label>,
+    /// Text for people; what a note does not hold is cut off it.
+    pub(super) label: Option<String>,
     /// Name of a gate.
     pub(super) gate: Option<ServiceName>,
 }
@@ -145,8 +144,8 @@ impl Asked {
         let asked = Self {
             ttl_s: present(&mut members, "ttl").map(ttl).transpose()?,
             address: present(&mut members, "ip_address").map(address).transpose()?,
-            label: present(&mut members, "label").map(text).transpose()?,
-            gate: present(&mut members, "gate").map(text).transpose()?,
+            label: present(&mut members, "label").map(label).transpose()?,
+            gate: present(&mut members, "gate").map(gate).transpose()?,
         };
         if members.is_empty() { Ok(asked) } else { Err(Refusal::Data) }
     }
@@ -182,8 +181,7 @@ impl Asked {
             return Err(Refusal::LongTtl);
         }
         let lasting = Duration::from_secs(wished.min(MOST_TTL_S)).min(token.max_ttl);
-        let label = self.label.as_ref().map(Label::as_str);
-        let note = GrantNote::new(&token.who(), label, now);
+        let note = GrantNote::new(&token.who(), self.label.as_deref(), now);
         Ok(Decided { grant: NewGrant { member, lasting, note }, entry: text })
     }
 }
@@ -230,9 +228,16 @@ fn address(value: Value) -> Result<Named, Refusal> {
     Ok(Named { member, text })
 }
 
-fn text<T: std::str::FromStr>(value: Value) -> Result<T, Refusal> {
+fn gate(value: Value) -> Result<ServiceName, Refusal> {
     let text = value.as_str().ok_or(Refusal::Data)?;
     text.parse().map_err(|_| Refusal::Data)
+}
+
+fn label(value: Value) -> Result<String, Refusal> {
+    match value {
+        Value::String(text) if text.chars().count() <= MOST_LABEL => Ok(text),
+        _ => Err(Refusal::Data),
+    }
 }
 
 #[cfg(test)]

@@ -161,6 +161,11 @@ fn the_note_says_who_when_and_under_which_label() {
     let asked = Asked::read(br#"{"label": "laptop"}"#).unwrap();
     let note = asked.decide(&knocking).unwrap().grant.note;
     assert_eq!(note, GrantNote::new("token:guest", Some("laptop"), NOW));
+    let odd = format!(r#"{{"label": "\u001b{}"}}"#, "é".repeat(63));
+    let note = Asked::read(odd.as_bytes()).unwrap().decide(&knocking).unwrap().grant.note;
+    assert_eq!(note.label.as_deref(), Some(&*"é".repeat(32)), "cut, and without escapes");
+    let long = format!(r#"{{"label": "{}"}}"#, "x".repeat(65));
+    assert_eq!(Asked::read(long.as_bytes()), Err(Refusal::Data));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::http_knocks::HttpKnockMeters;
 use super::liveness::Liveness;
 use super::received_knocks::ReceivedKnockMeters;
 use super::sent_knocks::SentKnockMeters;
@@ -45,6 +46,8 @@ pub struct Meters {
     pub pool: PoolMeters,
     /// Datagrams that arrived for knocks, by what became of them.
     pub received_knocks: ReceivedKnockMeters,
+    /// Knocks over HTTP, by what became of them.
+    pub http_knocks: HttpKnockMeters,
     /// Counters of the knocks that it sends.
     pub sent_knocks: Arc<SentKnockMeters>,
     /// Record keys that were replaced by their successor, in sessions that ended.
@@ -92,6 +95,7 @@ impl Meters {
             gate: Timer::default(),
             pool: PoolMeters::default(),
             received_knocks: ReceivedKnockMeters::default(),
+            http_knocks: HttpKnockMeters::default(),
             sent_knocks: Arc::default(),
             ratchets: Counter::default(),
             ended: Traffic::default(),

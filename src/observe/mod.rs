@@ -3,6 +3,7 @@
 
 pub mod failures;
 mod fields;
+mod http_knocks;
 mod json;
 pub mod liveness;
 pub mod log;
@@ -16,6 +17,7 @@ mod sent_knocks;
 pub mod sessions;
 pub mod stderr;
 
+pub use http_knocks::HttpKnockResult;
 pub use json::Pairs;
 pub use metrics::Meters;
 pub use received_knocks::KnockResult;

@@ -45,8 +45,29 @@ fn of_knockd(
     new: &knockd::Options,
     has_new_listener: bool,
 ) -> Vec<Compared> {
-    let knockd::Options { web, gate } = old;
+    let knockd::Options {
+        web,
+        gate,
+        tokens,
+        gates,
+        failures,
+        successes,
+        most_grants,
+        allowed_origin,
+        has_openapi,
+        signed,
+    } = old;
     let mut all = of_web(web, &new.web, has_new_listener);
+    all.extend([
+        ("tokens", *tokens != new.tokens),
+        ("knock-gate", *gates != new.gates),
+        ("most-failures", *failures != new.failures),
+        ("most-knocks", *successes != new.successes),
+        ("most-grants", *most_grants != new.most_grants),
+        ("allowed-origin", *allowed_origin != new.allowed_origin),
+        ("openapi", *has_openapi != new.has_openapi),
+        ("udp", *signed != new.signed),
+    ]);
     all.extend(gate_of(gate, &new.gate));
     all
 }

@@ -14,7 +14,9 @@ mod running;
 
 use serde::{Deserialize, Serialize};
 
-pub use options::{Capacity, HttpNeeds, Prepared, ServiceOptions, Share, Surroundings, WebNeeds};
+pub use options::{
+    Capacity, HttpNeeds, KnockdNeeds, Prepared, ServiceOptions, Share, Surroundings, WebNeeds,
+};
 pub use running::Service;
 
 pub use crate::net::TooFewDescriptors;

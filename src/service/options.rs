@@ -63,9 +63,16 @@ pub enum Prepared {
     /// Of a tunnel end.
     Tunnel(tunnel::Prepared),
     /// Of knocks over HTTP.
-    Knockd(WebNeeds),
+    Knockd(KnockdNeeds),
     /// Of a gate in front of a web server.
     Http(HttpNeeds),
+}
+
+/// Needs of the service of knocks over HTTP.
+pub struct KnockdNeeds {
+    pub(super) web: WebNeeds,
+    /// Signed knocks that were granted by any service of the process.
+    pub(super) memory: Arc<ReplayState>,
 }
 
 /// Needs of a gate in front of a web server.
@@ -156,7 +163,8 @@ impl ServiceOptions {
     pub fn knock(&self) -> Option<&Arc<ReceiverOptions>> {
         match self {
             Self::Tunnel(options) => options.knock.as_ref(),
-            Self::Knockd(_) | Self::Http(_) => None,
+            Self::Knockd(options) => options.signed.as_ref().map(|signed| &signed.receiver),
+            Self::Http(_) => None,
         }
     }
 
@@ -164,7 +172,8 @@ impl ServiceOptions {
     pub fn keys(&self) -> Option<&KeyRing> {
         match self {
             Self::Tunnel(options) => Some(&options.keys),
-            Self::Knockd(_) | Self::Http(_) => None,
+            Self::Knockd(options) => options.signed.as_ref().map(|signed| &signed.keys),
+            Self::Http(_) => None,
         }
     }
 
@@ -245,7 +254,10 @@ impl ServiceOptions {
             Self::Tunnel(options) => {
                 tunnel::Prepared::get(options, gate, meters, memory).await.map(Prepared::Tunnel)
             }
-            Self::Knockd(_) => Ok(Prepared::Knockd(WebNeeds { gate, meters })),
+            Self::Knockd(_) => {
+                let web = WebNeeds { gate, meters };
+                Ok(Prepared::Knockd(KnockdNeeds { web, memory: Arc::clone(memory) }))
+            }
             Self::Http(options) => {
                 let targets = options.resolve().await?;
                 Ok(Prepared::Http(HttpNeeds { web: WebNeeds { gate, meters }, targets }))

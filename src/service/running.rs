@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Capacity, HttpNeeds, Kind, Prepared, ServiceOptions, WebNeeds};
+use super::{Capacity, HttpNeeds, Kind, KnockdNeeds, Prepared, ServiceOptions, WebNeeds};
 use crate::frontend::Balancers;
 use crate::gate::{EffectivePolicy, Gate};
 use crate::httpgate::{self, HttpGate};
+use crate::knock::{KnockReceiver, ReceiverParts};
 use crate::knockd::{self, Knockd};
 use crate::net::{AsyncListener, DatagramSocket, SocketOptions};
 use crate::observe::Meters;
@@ -234,15 +235,32 @@ impl Service {
 
 fn start_knockd(
     options: &knockd::Options,
-    needs: WebNeeds,
+    needs: KnockdNeeds,
     capacity: web::Capacity,
     before: Option<&WebService<Knockd>>,
 ) -> WebService<Knockd> {
-    let WebNeeds { gate, meters } = needs;
+    let KnockdNeeds { web: WebNeeds { gate, meters }, memory } = needs;
     let gate = gate.map(|gate| succeeding(&gate, before)).expect("its options have a gate");
-    let application = Arc::new(Knockd::new(gate.clone()));
-    let parts = WebParts { gate: Some(gate), asks_at_accept: false, meters, application };
-    WebService::new(&options.web, parts, capacity, before)
+    let before_it = before.map(|before| &**before.application());
+    let application = Knockd::new(options, gate.clone(), Arc::clone(&meters), before_it);
+    let application = Arc::new(application);
+    let gate = Some(gate);
+    let parts = WebParts { gate: gate.clone(), asks_at_accept: false, meters, application };
+    let service = WebService::new(&options.web, parts, capacity, before);
+    let receiver = options.signed.as_ref().zip(gate).map(|(signed, gate)| {
+        let frontend = service.frontend();
+        KnockReceiver::new(ReceiverParts {
+            tunnel: options.web.name.clone(),
+            options: Arc::clone(&signed.receiver),
+            keys: signed.keys.clone(),
+            check_fresh: Box::new(move |message, sent_ms| memory.check(message, sent_ms)),
+            gate,
+            meters: Arc::clone(&frontend.meters),
+            stop: frontend.stop.clone(),
+            tasks: frontend.tasks.clone(),
+        })
+    });
+    service.with_knocks(receiver)
 }
 
 fn start_http(

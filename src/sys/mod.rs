@@ -23,4 +23,5 @@ pub mod sandbox;
 mod secret_file;
 pub mod signals;
 pub mod tls_key;
+pub mod tokens_file;
 pub mod visit;

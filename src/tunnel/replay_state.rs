@@ -89,7 +89,7 @@ impl ReplayState {
     ///
     /// # Errors
     /// [`Stale`], the reason why it gets no answer.
-    pub(super) fn check(&self, message: Answered, sent_ms: u64) -> Result<(), Stale> {
+    pub fn check(&self, message: Answered, sent_ms: u64) -> Result<(), Stale> {
         let now = self.moment();
         let mut seen = self.seen();
         seen.filter.check_time(sent_ms, now)?;

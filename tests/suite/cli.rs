@@ -174,7 +174,10 @@ fn flags_and_commands_in_the_wrong_place() {
         "encrypt --json",
         &["a flag of knock, status, who, kick, reload and drain, not of encrypt"],
     );
-    refused("gate list --drain 5s", &["a flag of encrypt and decrypt, not of gate list"]);
+    refused(
+        "gate list --drain 5s",
+        &["a flag of encrypt, decrypt, knockd and http, not of gate list"],
+    );
     let after = &["put it after the command: 'knockpipe gate COMMAND --gate ...'"];
     refused("gate --gate redis://a allow 203.0.113.7", after);
     refused("gate --gate=redis://a allow 203.0.113.7", after);

@@ -382,6 +382,17 @@ fn admin_flags() -> Words {
     flags
 }
 
+/// Every flag in the help of a `knockd token` command.
+fn token_flags() -> Words {
+    let mut flags = Words::new();
+    for command in ["new", "list", "revoke"] {
+        let help = help(&["knockd", "token", command]);
+        let words = help.split(|c: char| c.is_whitespace() || "[],".contains(c));
+        flags.extend(words.filter(|word| is_flag(word)).map(str::to_owned));
+    }
+    flags
+}
+
 /// The page of the gate has a row for each `gate` command.
 #[test]
 fn operating_names_every_gate_command() {
@@ -420,14 +431,14 @@ fn is_flag(word: &str) -> bool {
 }
 
 /// Commands besides those that are a tunnel's end, and those of `gate`.
-const OTHERS: &[&str] = &["run", "check", "knock", "http"];
+const OTHERS: &[&str] = &["run", "check", "knock", "knockd", "http"];
 
 #[test]
 fn operating_explains_every_flag_and_invents_none() {
     let ours = &(&names(&flags("encrypt")) | &names(&flags("decrypt"))) | &names(&flags("pipe"));
     let known = &ours | &names(&flags("-e"));
     let known = &known | &["-V", "--version"].map(str::to_owned).into();
-    let known = &(&known | &gate_flags()) | &admin_flags();
+    let known = &(&known | &gate_flags()) | &(&admin_flags() | &token_flags());
     let known = OTHERS.iter().fold(known, |known, command| &known | &names(&flags(command)));
     for document in ["README.md", "keys/README.md"].map(str::to_owned).into_iter().chain(pages()) {
         let named = flags_named_in(&read(&document));

@@ -44,7 +44,7 @@ const OWN: [&str; 9] = [
 
 /// A gate, named by its own flags or in one of the two other ways, which exclude these.
 #[derive(Debug, Args)]
-pub(super) struct SourceArgs {
+pub(in crate::cli) struct SourceArgs {
     #[command(flatten)]
     store: StoreArgs,
 
@@ -85,7 +85,7 @@ pub(super) struct SourceArgs {
 
 /// A gate that was found.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(in crate::cli) struct Source {
     /// Its store.
     pub(super) store: StoreOptions,
     /// The process that has it in its memory.
@@ -139,7 +139,7 @@ impl SourceArgs {
     ///
     /// # Errors
     /// [`Failure`], also when no gate is named.
-    pub(super) fn find(&self) -> Result<Source, Failure> {
+    pub(in crate::cli) fn find(&self) -> Result<Source, Failure> {
         let found = self.look()?;
         match found.store {
             StoreOptions::None => Err(no_gate()),

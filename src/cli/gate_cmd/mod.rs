@@ -7,6 +7,7 @@
 
 mod changes;
 mod find_gate;
+pub(super) mod grants_of;
 mod import;
 mod list;
 mod note;
@@ -16,7 +17,7 @@ mod why;
 
 use clap::{Args, Subcommand};
 
-use self::find_gate::SourceArgs;
+pub(super) use self::find_gate::SourceArgs;
 use super::Done;
 use super::gate_args::Balancer;
 use super::output::{FormArgs, Output};
@@ -222,12 +223,7 @@ impl From<GateCommandError> for Failure {
 /// # Errors
 /// [`Failure`] of the arguments or the store.
 pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| {
-        let advice = "check the limits of threads and memory";
-        Failure::Runtime(anyhow::anyhow!("cannot start the runtime: {error}; {advice}"))
-    })?;
-    let done = runtime.block_on(async {
+    block_on(async {
         match args.command {
             GateCommand::Allow(args) => changes::allow(args).await,
             GateCommand::Deny(args) => changes::deny(args).await,
@@ -241,7 +237,17 @@ pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
             GateCommand::Import(args) => import::import(args).await,
             GateCommand::Export(args) => list::export(args).await,
         }
-    });
+    })
+}
+
+/// Runs what asks a store.
+fn block_on<T>(asking: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        let advice = "check the limits of threads and memory";
+        Failure::Runtime(anyhow::anyhow!("cannot start the runtime: {error}; {advice}"))
+    })?;
+    let done = runtime.block_on(asking);
     // A look-up at a name server that hangs must not delay the end.
     runtime.shutdown_background();
     done

@@ -1,0 +1,33 @@
+//! The end of all grants that one token has made.
+
+use super::find_gate::Source;
+use super::opened_store::{Absent, OpenedStore, each};
+use crate::gate::Member;
+use crate::gate::store::{Edit, Grant};
+use crate::run::Failure;
+
+/// Ends the grants of `who`, and returns their number.
+///
+/// # Errors
+/// [`Failure`] of the store.
+pub(in crate::cli) fn end(source: Source, who: &str) -> Result<usize, Failure> {
+    super::block_on(async {
+        let opened = OpenedStore::of(source, Absent::Refuse)?;
+        let store = opened.store();
+        let mut members: Vec<Member> = vec![];
+        let is_of = |grant: &Grant| grant.note.as_ref().is_some_and(|note| note.who == who);
+        each(
+            |to| store.list_grants(to),
+            |batch| {
+                members.extend(batch.into_iter().filter(is_of).map(|grant| grant.member));
+                Ok(())
+            },
+        )
+        .await?;
+        let edits = members.into_iter();
+        let edits = edits.map(|member| Edit::TakeBack { member, who: who.to_owned() }).collect();
+        let mut ended = 0;
+        opened.edit_all(edits, |result| ended += usize::from(result.changed)).await?;
+        Ok(ended)
+    })
+}

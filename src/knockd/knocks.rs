@@ -1,0 +1,467 @@
+//! From a request to the store and back: who asks, what is decided, what is written.
+//!
+//! Each step costs more than the one before and is reached by fewer: the lock of the source, the
+//! token, the body, the decision, the limit of grants, the store. Knows no HTTP but the headers
+//! that name the client and the token.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::HeaderMap;
+use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard};
+use tokio::time::Instant as Deadline;
+use tracing::{debug, info, warn};
+
+use super::api::{GrantReply, GrantsReply, KnockReply, LeaveReply, StateReply, TOKEN_HEADER};
+use super::limits::Limits;
+use super::options::Options;
+use super::policy::{Asked, Decided, Knocking, Refusal};
+use super::tokens::Token;
+use crate::addr::{ClientAddr, SourceKey};
+use crate::gate::granting::{ChangeError, NewGrant};
+use crate::gate::store::{Grant, StoreError};
+use crate::gate::{Gate, Member, Peer, UnixMillis, grant};
+use crate::http::client_address::ClientRules;
+use crate::net::clock;
+use crate::observe::{HttpKnockResult, Meters, RefusedKnocks};
+
+/// Longest time until a change of the store is in the memory of the gate: an answer waits no
+/// longer for it.
+const SHOWN: Duration = Duration::from_millis(250);
+
+/// Most earlier grants of a token that a new one takes back.
+const MOST_EARLIER: usize = 1_000;
+
+/// Most grants in one answer.
+const MOST_LISTED: usize = 10_000;
+
+/// The knocks of one service.
+pub(super) struct Knocks {
+    pub(super) options: Options,
+    pub(super) gate: Gate,
+    client_rules: ClientRules,
+    meters: Arc<Meters>,
+    limits: Arc<Mutex<Limits>>,
+    /// Grants that are being made, and how many at once of each member.
+    making: Mutex<HashMap<Member, usize>>,
+    /// For each token whose new grant takes the previous one back: one at a time.
+    turns: HashMap<String, Turn<()>>,
+    refused: RefusedKnocks<HttpKnockResult>,
+}
+
+/// One who asks, by address and token.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    token: &'a Token,
+    peer: Peer,
+    client: IpAddr,
+}
+
+/// A refusal, with the time after which another attempt makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    pub(super) wait: Option<Duration>,
+}
+
+/// Name of a sender in the log.
+struct Sender<'a> {
+    token: Option<&'a Token>,
+    ip: Option<IpAddr>,
+}
+
+/// A grant that is being made, until this is dropped.
+struct Making<'a> {
+    knocks: &'a Knocks,
+    member: Member,
+}
+
+impl fmt::Display for Sender<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(token) = self.token {
+            write!(f, "{} at ", token.who())?;
+        }
+        match self.ip {
+            Some(ip) => ip.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+impl Knocks {
+    /// Creates the knocks at a gate. The limits of a service that it replaces go on with what they
+    /// have counted, or else a reload would end every lock.
+    pub(super) fn new(
+        options: &Options,
+        gate: Gate,
+        meters: Arc<Meters>,
+        before: Option<&Self>,
+    ) -> Self {
+        let one_address = options.tokens.iter().filter(|token| token.one_address);
+        let limits = before.map_or_else(Arc::default, |before| Arc::clone(&before.limits));
+        lock(&limits).set_rates(options.failures, options.successes);
+        Self {
+            limits,
+            making: Mutex::default(),
+            turns: one_address.map(|token| (token.name.clone(), Turn::default())).collect(),
+            refused: RefusedKnocks::of(options.web.name.clone()),
+            client_rules: ClientRules::forwarded(options.web.trusted_proxies.clone()),
+            options: options.clone(),
+            gate,
+            meters,
+        }
+    }
+
+    /// Logs a summary of refused knocks that is due.
+    pub(super) fn tick(&self) {
+        self.refused.tick();
+    }
+
+    /// Logs all refused knocks that were not logged yet.
+    pub(super) fn flush_log(&self) {
+        self.refused.flush();
+    }
+
+    /// Finds out who asks.
+    ///
+    /// # Errors
+    /// The refusal of a source that is locked out, of one without an address, or of its token.
+    pub(super) fn caller(
+        &self,
+        socket: ClientAddr,
+        headers: &HeaderMap,
+    ) -> Result<Caller<'_>, Refused> {
+        let peer = self.client_rules.client(socket, headers);
+        let own = match socket {
+            ClientAddr::Ip(address) => Some(address.ip()),
+            _ => None,
+        };
+        let client = peer.and_then(|peer| peer.ip());
+        // One without an address counts for the proxy that did not say it.
+        let sender = Sender { token: None, ip: client.or(own) };
+        let wait = self.limits().failures.wait(sender.source(), Instant::now());
+        if wait.is_some() {
+            return Err(self.refuse(&sender, Refused { refusal: Refusal::Locked, wait }, None));
+        }
+        let (Some(peer), Some(client)) = (peer, client) else {
+            return Err(self.fail(&sender, Refusal::NoClient));
+        };
+        let mut lines = headers.get_all(TOKEN_HEADER).iter();
+        // Of two a proxy in front may have checked the other one.
+        let token = match (lines.next(), lines.next()) {
+            (Some(presented), None) => self.options.tokens.find(presented.as_bytes()),
+            _ => None,
+        };
+        let token = token.ok_or_else(|| self.fail(&sender, Refusal::Token))?;
+        Ok(Caller { token, peer, client })
+    }
+
+    /// Refuses what a caller asked for.
+    pub(super) fn refuse_caller(&self, caller: &Caller<'_>, refusal: Refusal) -> Refused {
+        self.fail(&caller.sender(), refusal)
+    }
+
+    /// Makes a grant.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) async fn knock(
+        &self,
+        caller: &Caller<'_>,
+        body: &[u8],
+    ) -> Result<KnockReply, Refused> {
+        let now = clock::now();
+        let Caller { token, client, .. } = *caller;
+        let knocking = Knocking { token, client, gates: &self.options.gates, now };
+        let decided = Asked::read(body).and_then(|asked| asked.decide(&knocking));
+        let Decided { grant, entry } =
+            decided.map_err(|refusal| self.refuse_caller(caller, refusal))?;
+        self.take_success(caller)?;
+        let lasting = grant.lasting;
+        if let Err(refused) = self.grant(caller, grant).await {
+            self.limits().successes.take_back(caller.sender().source());
+            return Err(refused);
+        }
+        Ok(KnockReply {
+            whitelisted_entry: entry,
+            expires_at: now.as_secs().saturating_add(lasting.as_secs()),
+            expires_in_seconds: lasting.as_secs(),
+        })
+    }
+
+    /// Takes a grant of the token back.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) async fn leave(
+        &self,
+        caller: &Caller<'_>,
+        body: &[u8],
+    ) -> Result<LeaveReply, Refused> {
+        let Caller { token, client, .. } = *caller;
+        let member = match Asked::read_leave(body) {
+            Ok(Some(_)) if !token.any_address => Err(Refusal::Remote),
+            Ok(named) => Ok(named.map_or_else(|| client.into(), |named| named.member)),
+            Err(refusal) => Err(refusal),
+        };
+        let member: Member = member.map_err(|refusal| self.refuse_caller(caller, refusal))?;
+        self.take_success(caller)?;
+        let taken = self.gate.take_back(member, &token.who()).await;
+        let removed = taken.map_err(|error| self.store_failed(caller, &error))?.changed;
+        if removed {
+            self.meters.http_knocks.count(HttpKnockResult::Left);
+            let (tunnel, who) = (self.name(), token.who());
+            info!(tunnel, who, address = %member, source = %client, "grant taken back");
+            self.gate.lacks(member, Deadline::now() + SHOWN).await;
+        }
+        Ok(LeaveReply { removed })
+    }
+
+    /// Tells whether the caller's own address is in.
+    pub(super) async fn state(&self, caller: &Caller<'_>) -> StateReply {
+        let Caller { token, peer, client } = *caller;
+        let now = clock::now();
+        let decision = self.gate.decide(peer);
+        let until = decision.until.as_millis().filter(|_| decision.is_allowed());
+        let note = match decision.member.filter(|member| self.gate.has(*member)) {
+            // Without an answer of the store there is no label: nothing depends on it.
+            Some(member) => self.gate.note(member).await.ok().flatten(),
+            None => None,
+        };
+        StateReply {
+            address: client.to_string(),
+            allowed: decision.is_allowed(),
+            expires_at: until.map(|ms| UnixMillis(ms).as_secs()),
+            expires_in_seconds: until.map(|ms| UnixMillis(ms).saturating_since(now).as_secs()),
+            label: note.filter(|note| note.who == token.who()).and_then(|note| note.label),
+            max_ttl: token.max_ttl.as_secs(),
+        }
+    }
+
+    /// Lists the allow-set.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) async fn list(&self, caller: &Caller<'_>) -> Result<GrantsReply, Refused> {
+        if !caller.token.sees_grants {
+            return Err(self.refuse_caller(caller, Refusal::List));
+        }
+        let listed = self.gate.grants(MOST_LISTED + 1, |_| true).await;
+        let mut grants = listed.map_err(|error| self.store_failed(caller, &error))?;
+        grants.sort_unstable_by_key(|grant| grant.member);
+        let more = grants.len() > MOST_LISTED;
+        let grants = grants.into_iter().take(MOST_LISTED).map(reply).collect();
+        Ok(GrantsReply { grants, more })
+    }
+
+    /// Counts a change that the source is about to make.
+    fn take_success(&self, caller: &Caller<'_>) -> Result<(), Refused> {
+        let sender = caller.sender();
+        let now = Instant::now();
+        let mut limits = self.limits();
+        let Some(wait) = limits.successes.wait(sender.source(), now) else {
+            limits.successes.mark(sender.source(), now);
+            return Ok(());
+        };
+        drop(limits);
+        let refused = Refused { refusal: Refusal::TooMany, wait: Some(wait) };
+        Err(self.refuse(&sender, refused, None))
+    }
+
+    /// Writes a grant, and waits until the gate knows it.
+    async fn grant(&self, caller: &Caller<'_>, grant: NewGrant) -> Result<(), Refused> {
+        let member = grant.member;
+        let _turn = self.turn(caller.token).await;
+        let _making = self.begin_making(member).map_err(|full| {
+            self.refuse(&caller.sender(), Refused { refusal: full, wait: None }, None)
+        })?;
+        let failed = |error| self.store_failed(caller, &error);
+        let earlier = self.earlier(caller.token, member).await.map_err(failed)?;
+        // Has connections of the address wait.
+        let _granting = self.gate.knocks().granting(member);
+        let is_open = self.gate.has(member);
+        self.gate.grant_anew(grant.clone(), grant::TOKEN).await.map_err(failed)?;
+        self.meters.http_knocks.count(HttpKnockResult::Granted);
+        self.log(caller, &grant, is_open);
+        for member in earlier {
+            self.take_earlier(caller.token, member).await;
+        }
+        if !is_open {
+            self.gate.admits(member, Deadline::now() + SHOWN).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until no other grant of a token that has one at a time is being made.
+    async fn turn(&self, token: &Token) -> Option<TurnGuard<'_, ()>> {
+        match self.turns.get(&token.name) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        }
+    }
+
+    /// Lists the grants that a new one takes back.
+    async fn earlier(&self, token: &Token, new: Member) -> Result<Vec<Member>, ChangeError> {
+        if !token.one_address {
+            return Ok(vec![]);
+        }
+        let who = token.who();
+        let is_of = |grant: &Grant| {
+            grant.member != new && grant.note.as_ref().is_some_and(|note| note.who == who)
+        };
+        let earlier = self.gate.grants(MOST_EARLIER, is_of).await?;
+        Ok(earlier.into_iter().map(|grant| grant.member).collect())
+    }
+
+    async fn take_earlier(&self, token: &Token, member: Member) {
+        let (tunnel, who) = (self.name(), token.who());
+        match self.gate.take_back(member, &who).await {
+            Ok(done) if done.changed => {
+                info!(tunnel, who, address = %member, "previous grant taken back");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let detail = "it ends by itself, or with 'knockpipe gate remove'";
+                warn!(tunnel, who, address = %member, %error, detail, "previous grant not taken back");
+            }
+        }
+    }
+
+    /// Enters a grant that is to be made.
+    fn begin_making(&self, member: Member) -> Result<Making<'_>, Refusal> {
+        let mut making = self.making();
+        if !self.gate.has(member) {
+            let is_new = |other: &&Member| **other != member && !self.gate.has(**other);
+            let others = making.keys().filter(is_new).count();
+            if self.gate.has_grants(self.options.most_grants.saturating_sub(others)) {
+                return Err(Refusal::Full);
+            }
+        }
+        *making.entry(member).or_default() += 1;
+        Ok(Making { knocks: self, member })
+    }
+
+    /// Logs a grant; one that changes another only for those who debug.
+    fn log(&self, caller: &Caller<'_>, grant: &NewGrant, is_open: bool) {
+        let NewGrant { member, lasting, note } = grant;
+        let until_s = note.at.saturating_add(*lasting).as_secs();
+        let (who, label) = (&*note.who, note.label.as_deref());
+        let (tunnel, source) = (self.name(), caller.client);
+        if is_open {
+            debug!(tunnel, who, label, address = %member, %source, until_s, "grant changed");
+        } else {
+            info!(tunnel, who, label, address = %member, %source, until_s, "knock granted");
+        }
+    }
+
+    fn store_failed(&self, caller: &Caller<'_>, error: &ChangeError) -> Refused {
+        let refusal = match error {
+            ChangeError::Store(StoreError::NoGrant { .. } | StoreError::NoExpiry { .. }) => {
+                Refusal::PlainSet
+            }
+            _ => Refusal::Store,
+        };
+        let refused = Refused { refusal, wait: None };
+        self.refuse(&caller.sender(), refused, Some(&error.to_string()))
+    }
+
+    /// Refuses, and counts it towards the lock of the source.
+    fn fail(&self, sender: &Sender<'_>, refusal: Refusal) -> Refused {
+        let mut refused = Refused { refusal, wait: None };
+        if refusal.counts() {
+            let now = Instant::now();
+            let mut limits = self.limits();
+            // Others of the source may have failed since the lock was looked at.
+            match limits.failures.wait(sender.source(), now) {
+                wait @ Some(_) => refused = Refused { refusal: Refusal::Locked, wait },
+                None => limits.failures.mark(sender.source(), now),
+            }
+        }
+        self.refuse(sender, refused, None)
+    }
+
+    /// Counts a refusal, and logs it in a summary.
+    fn refuse(&self, sender: &Sender<'_>, refused: Refused, error: Option<&str>) -> Refused {
+        let result = result_of(refused.refusal);
+        self.meters.http_knocks.count(result);
+        self.refused.refused(result, sender, error);
+        refused
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.options.web.name.as_deref()
+    }
+
+    fn limits(&self) -> MutexGuard<'_, Limits> {
+        lock(&self.limits)
+    }
+
+    fn making(&self) -> MutexGuard<'_, HashMap<Member, usize>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Caller<'_> {
+    fn sender(&self) -> Sender<'_> {
+        Sender { token: Some(self.token), ip: Some(self.client) }
+    }
+}
+
+impl Sender<'_> {
+    fn source(&self) -> SourceKey {
+        self.ip.map_or(SourceKey::Nameless, SourceKey::from)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let mut making = self.knocks.making();
+        if let Some(count) = making.get_mut(&self.member) {
+            *count -= 1;
+            if *count == 0 {
+                making.remove(&self.member);
+            }
+        }
+    }
+}
+
+fn lock(limits: &Mutex<Limits>) -> MutexGuard<'_, Limits> {
+    limits.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn reply(grant: Grant) -> GrantReply {
+    let Grant { member, expiry, note } = grant;
+    GrantReply {
+        address: member.to_string(),
+        who: note.as_ref().map(|note| note.who.clone()),
+        since: note.as_ref().map(|note| note.at.as_secs()),
+        label: note.and_then(|note| note.label),
+        expires_at: expiry.as_millis().map(|ms| UnixMillis(ms).as_secs()),
+    }
+}
+
+fn result_of(refusal: Refusal) -> HttpKnockResult {
+    match refusal {
+        Refusal::NoClient => HttpKnockResult::NoClient,
+        Refusal::Token => HttpKnockResult::Token,
+        Refusal::Locked => HttpKnockResult::Locked,
+        Refusal::TooMany => HttpKnockResult::TooMany,
+        Refusal::TooLarge
+        | Refusal::NotJson
+        | Refusal::Malformed
+        | Refusal::NoObject
+        | Refusal::Ttl
+        | Refusal::LongAddress
+        | Refusal::Address
+        | Refusal::Data
+        | Refusal::LongTtl => HttpKnockResult::Malformed,
+        Refusal::Remote | Refusal::List => HttpKnockResult::Permission,
+        Refusal::Gate => HttpKnockResult::Gate,
+        Refusal::Wide => HttpKnockResult::Network,
+        Refusal::Full => HttpKnockResult::Full,
+        Refusal::PlainSet | Refusal::Store => HttpKnockResult::Store,
+    }
+}

@@ -1,0 +1,13 @@
+//! Knocks over HTTP at the real program: recorded questions and answers, restarts, brute force,
+//! tokens, and the document of the API against its answers.
+//!
+//! Needs root, for the namespaces of the peers.
+
+mod brute_force;
+mod http;
+mod life;
+mod openapi;
+mod reload;
+mod service;
+mod signed;
+mod token_commands;
