@@ -44,6 +44,8 @@ scripts/apt-need.sh \
     mariadb=mariadb-client \
     mariadb-dump=mariadb-client \
     haproxy=haproxy \
+    caddy=caddy \
+    nginx=nginx-light \
     prometheus=prometheus \
     promtool=prometheus \
     ip=iproute2 \

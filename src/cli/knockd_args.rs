@@ -9,14 +9,17 @@ use hyper::header::HeaderValue;
 use nix::unistd::Uid;
 
 use super::Done;
+use super::disguise_args::{DisguiseArgs, DisguiseError, Secretly};
 use super::errors::UsageError;
 use super::gate_args::StoreRuleArgs;
 use super::key_cmd;
+use super::plain_args::PlainArgs;
 use super::process_args::{ProcessArgs, Reloading};
 use super::receive_knock_args::{DatagramAddress, KnockRuleArgs};
 use super::token_cmd;
 use super::tunnel_args::LIMITS;
 use super::values::{HandshakeLimit, whole};
+use super::verify_args::VerifyArgs;
 use super::web_args::WebArgs;
 use crate::duration;
 use crate::knockd::tokens::Tokens;
@@ -104,7 +107,7 @@ pub(super) struct KnockdArgs {
 
     /// File of the tokens that may knock, which 'knockpipe knockd token' makes; read again on a
     /// reload
-    #[arg(long, value_name = "FILE", required = true, help_heading = KNOCK)]
+    #[arg(long, value_name = "FILE", required_unless_present = "disguise", help_heading = KNOCK)]
     tokens: Option<PathBuf>,
 
     /// Receive signed knocks as well, as 'decrypt --knock' does: UDP datagrams to this address under
@@ -149,6 +152,15 @@ pub(super) struct KnockdArgs {
     #[arg(long, help_heading = KNOCK)]
     openapi: bool,
 
+    #[command(flatten)]
+    plain: PlainArgs,
+
+    #[command(flatten)]
+    verify: VerifyArgs,
+
+    #[command(flatten)]
+    disguise: DisguiseArgs,
+
     /// Connections at once; beyond it the source with most loses one
     #[arg(
         short = 'n', long, value_name = "N", default_value = "1024",
@@ -185,7 +197,7 @@ impl KnockdCommandArgs {
 impl KnockdArgs {
     /// Returns the files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let own = self.tokens.iter().chain(&self.keys);
+        let own = self.tokens.iter().chain(&self.keys).chain(self.disguise.files());
         self.web.files().chain(self.gate.files()).chain(own).cloned().collect()
     }
 
@@ -202,11 +214,24 @@ impl KnockdArgs {
         let gate = self.gate.options(self.web.access(user))?;
         let gate = gate.ok_or(UsageError::NoStore)?;
         let signed = self.signed(name.as_deref(), user)?;
+        let gates = self.rules.gates(name.as_deref());
+        let web = self.web.options(name, user, connections)?;
+        let secretly = self.disguise.options(&web.trusted_proxies, self.web.access(user))?;
+        let (tokens, disguise) = match secretly {
+            Some(Secretly { disguise, token }) => {
+                self.refuse_endpoints()?;
+                (Tokens::single(token), Some(disguise))
+            }
+            None => (self.tokens(user)?, None),
+        };
         Ok(Options {
-            gates: self.rules.gates(name.as_deref()),
+            gates,
+            plain: self.plain.options(&web)?,
             signed,
-            tokens: Arc::new(self.tokens(user)?),
-            web: self.web.options(name, user, connections)?,
+            tokens: Arc::new(tokens),
+            disguise,
+            excluded: Arc::new(self.verify.exclude_path.iter().cloned().collect()),
+            web,
             gate,
             failures: self.most_failures.0,
             successes: self.most_knocks.0,
@@ -214,6 +239,17 @@ impl KnockdArgs {
             allowed_origin: self.allowed_origin.0.clone(),
             has_openapi: self.openapi,
         })
+    }
+
+    /// Refuses flags of endpoints that a service in disguise does not have.
+    fn refuse_endpoints(&self) -> Result<(), DisguiseError> {
+        let flags = [
+            ("--tokens", self.tokens.is_some()),
+            ("--openapi", self.openapi),
+            ("--exclude-path", !self.verify.exclude_path.is_empty()),
+        ];
+        let given = flags.into_iter().find(|(_, given)| *given);
+        given.map_or(Ok(()), |(flag, _)| Err(DisguiseError::Elsewhere(flag)))
     }
 
     /// Returns the receiver of signed knocks, where there is one.

@@ -125,6 +125,20 @@ impl Gate {
         self.shared().decide(peer)
     }
 
+    /// Decides about one request of `peer`, from memory, and notes it as [`Self::admit`] does: for
+    /// those that do not stay, so that nothing has to be revoked.
+    pub fn pass(&self, peer: Peer) -> Decision {
+        let shared = self.shared();
+        let decision = shared.decide(peer);
+        match decision.verdict {
+            Verdict::Allowed(reason) => {
+                shared.note_admission(Admitted { peer, by: decision.member }, reason);
+            }
+            Verdict::Denied(_) => shared.note_denied(peer.ip()),
+        }
+        decision
+    }
+
     /// Explains the decision about `peer` as it would be now, from memory.
     pub fn explain(&self, peer: Peer) -> LiveExplanation {
         let shared = self.shared();

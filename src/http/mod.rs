@@ -6,6 +6,7 @@
 //!   limits          times and sizes that no client of these exceeds
 //!   connection      the requests of one connection of a service
 //!   client_stream   that connection, and its end
+//!   one_form        one answer for a connection, of one form, whatever it sends
 //!   client_address  the client of a request behind proxies
 //!   tls             certificate and handshake of a service
 //!   body            body of an answer
@@ -19,13 +20,16 @@ pub mod client_address;
 mod client_stream;
 mod connection;
 mod limits;
+mod one_form;
 pub mod page;
 mod server;
 mod tls;
 
 pub use body::{Body, BoxError, empty, full};
+pub use client_address::{ClientRules, TrustedProxies, TrustedProxy, X_FORWARDED_FOR};
 pub use client_stream::{BrokenOff, ClientStream};
 pub use connection::{ConnectionLimits, Version};
 pub use limits::Limits;
+pub use one_form::{Form, Head};
 pub use server::{Server, text};
 pub use tls::{Acceptor, CERT_FLAG, KEY_FLAG, ServerTls, ServerTlsError};

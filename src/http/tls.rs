@@ -123,12 +123,15 @@ mod imp {
     use crate::http::{ClientStream, Version};
     use crate::net::certified_key;
 
+    /// HTTP/1.1 in ALPN.
+    const HTTP1: &[u8] = b"http/1.1";
+
     /// The protocols that ALPN may choose, the preferred one first.
-    const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+    const PROTOCOLS: [&[u8]; 2] = [b"h2", HTTP1];
 
     /// The means to shake hands with clients.
     #[derive(Clone)]
-    pub struct Acceptor(TlsAcceptor);
+    pub struct Acceptor(Arc<ServerConfig>);
 
     impl Acceptor {
         pub(super) fn new(files: IdentityFiles<'_>) -> Result<Self, ServerTlsError> {
@@ -140,7 +143,14 @@ mod imp {
                 .with_no_client_auth()
                 .with_cert_resolver(Arc::new(identity));
             config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
-            Ok(Self(TlsAcceptor::from(Arc::new(config))))
+            Ok(Self(Arc::new(config)))
+        }
+
+        /// Returns the same without HTTP/2.
+        pub fn without_http2(&self) -> Self {
+            let mut config = ServerConfig::clone(&self.0);
+            config.alpn_protocols = vec![HTTP1.to_vec()];
+            Self(Arc::new(config))
         }
 
         /// Shakes hands with a client, and returns the version of HTTP that both agreed on.
@@ -151,7 +161,8 @@ mod imp {
             &self,
             stream: ClientStream,
         ) -> io::Result<(TlsStream<ClientStream>, Version)> {
-            let stream = self.0.accept(stream).await?;
+            let acceptor = TlsAcceptor::from(Arc::clone(&self.0));
+            let stream = acceptor.accept(stream).await?;
             let version = match stream.get_ref().1.alpn_protocol() {
                 Some(b"h2") => Version::Http2,
                 _ => Version::Http1,
@@ -178,6 +189,11 @@ mod imp {
             let _ = (cert_flag, cert_file, cert, key_flag, key_file, key);
             let cause = "this build lacks aws-lc and so TLS; put a server with TLS in front";
             Err(ServerTlsError::Unusable(cause.to_owned()))
+        }
+
+        /// Never called.
+        pub fn without_http2(&self) -> Self {
+            match *self {}
         }
 
         /// Never called.

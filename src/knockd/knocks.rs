@@ -23,7 +23,7 @@ use super::tokens::Token;
 use crate::addr::{ClientAddr, SourceKey};
 use crate::gate::granting::{ChangeError, NewGrant};
 use crate::gate::store::{Grant, StoreError};
-use crate::gate::{Gate, Member, Peer, UnixMillis, grant};
+use crate::gate::{Gate, GrantNote, Member, Peer, UnixMillis, grant};
 use crate::http::client_address::ClientRules;
 use crate::net::clock;
 use crate::observe::{HttpKnockResult, Meters, RefusedKnocks};
@@ -57,7 +57,7 @@ pub(super) struct Knocks {
 pub(super) struct Caller<'a> {
     token: &'a Token,
     peer: Peer,
-    client: IpAddr,
+    pub(super) client: IpAddr,
 }
 
 /// A refusal, with the time after which another attempt makes sense.
@@ -134,7 +134,26 @@ impl Knocks {
         socket: ClientAddr,
         headers: &HeaderMap,
     ) -> Result<Caller<'_>, Refused> {
-        let peer = self.client_rules.client(socket, headers);
+        let mut lines = headers.get_all(TOKEN_HEADER).iter();
+        // Of two a proxy in front may have checked the other one.
+        let presented = match (lines.next(), lines.next()) {
+            (Some(presented), None) => Some(presented.as_bytes()),
+            _ => None,
+        };
+        self.caller_of(socket, self.client_rules.client(socket, headers), presented)
+    }
+
+    /// Finds out who asks, where the client and what it presents as its token are known; `None` is
+    /// no token, or several.
+    ///
+    /// # Errors
+    /// As for [`Self::caller`].
+    pub(super) fn caller_of(
+        &self,
+        socket: ClientAddr,
+        peer: Option<Peer>,
+        presented: Option<&[u8]>,
+    ) -> Result<Caller<'_>, Refused> {
         let own = match socket {
             ClientAddr::Ip(address) => Some(address.ip()),
             _ => None,
@@ -149,12 +168,7 @@ impl Knocks {
         let (Some(peer), Some(client)) = (peer, client) else {
             return Err(self.fail(&sender, Refusal::NoClient));
         };
-        let mut lines = headers.get_all(TOKEN_HEADER).iter();
-        // Of two a proxy in front may have checked the other one.
-        let token = match (lines.next(), lines.next()) {
-            (Some(presented), None) => self.options.tokens.find(presented.as_bytes()),
-            _ => None,
-        };
+        let token = presented.and_then(|presented| self.options.tokens.find(presented));
         let token = token.ok_or_else(|| self.fail(&sender, Refusal::Token))?;
         Ok(Caller { token, peer, client })
     }
@@ -179,17 +193,37 @@ impl Knocks {
         let decided = Asked::read(body).and_then(|asked| asked.decide(&knocking));
         let Decided { grant, entry } =
             decided.map_err(|refusal| self.refuse_caller(caller, refusal))?;
-        self.take_success(caller)?;
         let lasting = grant.lasting;
-        if let Err(refused) = self.grant(caller, grant).await {
-            self.limits().successes.take_back(caller.sender().source());
-            return Err(refused);
-        }
+        self.make(caller, grant).await?;
         Ok(KnockReply {
             whitelisted_entry: entry,
             expires_at: now.as_secs().saturating_add(lasting.as_secs()),
             expires_in_seconds: lasting.as_secs(),
         })
+    }
+
+    /// Lets an address in for as long as the token may.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) async fn let_in(
+        &self,
+        caller: &Caller<'_>,
+        member: Member,
+        label: Option<&str>,
+    ) -> Result<(), Refused> {
+        let note = GrantNote::new(&caller.token.who(), label, clock::now());
+        self.make(caller, NewGrant { member, lasting: caller.token.max_ttl, note }).await
+    }
+
+    /// Makes a grant, which counts for the source if it was made.
+    async fn make(&self, caller: &Caller<'_>, grant: NewGrant) -> Result<(), Refused> {
+        self.take_success(caller)?;
+        let made = self.grant(caller, grant).await;
+        if made.is_err() {
+            self.limits().successes.take_back(caller.sender().source());
+        }
+        made
     }
 
     /// Takes a grant of the token back.

@@ -2,35 +2,43 @@
 //! in: a token in a header puts an address into the gate's store.
 //!
 //! ```text
-//!   options  settings of the service
-//!   service  the service: its router, background tasks
-//!   framing  requests that two parsers could read in two ways
-//!   routes   paths, headers and statuses of the API
-//!   openapi  the document about these
-//!   api      bodies of questions and answers
-//!   knocks   from a request to the store and back
-//!   policy   body, token and client -> a grant, or the refusal
-//!   tokens   who may knock, and what for
-//!   limits   failures and successes of a source
-//!   paths    what a proxy may let through for anybody
+//!   options   settings of the service
+//!   service   the service: its router, background tasks
+//!   framing   requests that two parsers could read in two ways
+//!   plain     those whom plain HTTP is served to
+//!   routes    paths, headers and statuses of the API
+//!   openapi   the document about these
+//!   api       bodies of questions and answers
+//!   knocks    from a request to the store and back
+//!   policy    body, token and client -> a grant, or the refusal
+//!   tokens    who may knock, and what for
+//!   limits    failures and successes of a source
+//!   verify    the question of proxies
+//!   paths     what a proxy may let through for anybody
+//!   disguise  the knock that looks like a request for a file
 //! ```
 //!
 //! It writes the store and asks it nothing on the way of a decision: whether an address is in is
 //! read from the gate's memory. It never calls an enforcer; these follow the store.
 
 mod api;
+mod disguise;
 mod framing;
 mod knocks;
 mod limits;
 mod openapi;
 mod options;
-#[cfg_attr(not(test), expect(dead_code, reason = "the endpoint that uses it follows"))]
 mod paths;
+mod plain;
 mod policy;
 mod routes;
 mod service;
 pub mod tokens;
+mod verify;
 
+pub use disguise::{Answers, Disguise};
 pub use limits::Rate;
 pub use options::{Options, Signed};
+pub use paths::ExcludedPath;
+pub use plain::PlainHttp;
 pub use service::Knockd;

@@ -9,14 +9,14 @@ use utoipa::openapi::{KnownFormat, RefOr, Required, Schema, SchemaFormat, Type};
 use utoipa::{Modify, OpenApi};
 
 use super::api::TOKEN_HEADER;
-use super::routes;
+use super::{routes, verify};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Knocks over HTTP", description = "Lets addresses into a gate, for those who have a token."),
     paths(
         routes::knock, routes::state, routes::leave, routes::preflight, routes::grants,
-        routes::health, routes::ready
+        routes::health, routes::ready, verify::verify
     ),
     modifiers(&Amendments)
 )]

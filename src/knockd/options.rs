@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use hyper::header::HeaderValue;
 
+use super::disguise::Disguise;
 use super::limits::Rate;
+use super::paths::ExcludedPaths;
+use super::plain::PlainHttp;
 use super::tokens::Tokens;
 use crate::addr::ServiceName;
 use crate::gate::GateOptions;
@@ -17,6 +20,8 @@ use crate::web::WebOptions;
 pub struct Options {
     /// Listeners, TLS and limits.
     pub web: WebOptions,
+    /// Those whom plain HTTP is served to.
+    pub plain: PlainHttp,
     /// The gate whose store is written.
     pub gate: Arc<GateOptions>,
     /// Tokens that may knock.
@@ -35,6 +40,10 @@ pub struct Options {
     pub has_openapi: bool,
     /// The receiver of signed knocks, where there is one.
     pub signed: Option<Signed>,
+    /// Paths that proxies let through for anybody.
+    pub excluded: Arc<ExcludedPaths>,
+    /// The disguise, of which the secret is the one token.
+    pub disguise: Option<Arc<Disguise>>,
 }
 
 /// Receiver of signed knocks beside the API.

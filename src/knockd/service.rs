@@ -11,13 +11,17 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+use tracing::debug;
 
+use super::disguise::Disguised;
 use super::framing;
 use super::knocks::Knocks;
 use super::options::Options;
+use super::plain::PlainHttp;
 use super::routes;
+use super::verify::{self, Verifier};
 use crate::gate::Gate;
-use crate::http::Body;
+use crate::http::{Body, ClientRules, Form, Head, TrustedProxies};
 use crate::observe::Meters;
 use crate::web::{Application, Visitor};
 
@@ -28,15 +32,32 @@ const SUMMARY_TICK: Duration = Duration::from_secs(1);
 pub struct Knockd {
     knocks: Arc<Knocks>,
     router: Router,
+    disguise: Option<Arc<Disguised>>,
+    plain: PlainHttp,
+    proxies: TrustedProxies,
 }
 
 impl Knockd {
     /// Creates the service for a gate. The locks of one that it replaces stay.
     pub fn new(options: &Options, gate: Gate, meters: Arc<Meters>, before: Option<&Self>) -> Self {
         let before = before.map(|before| &*before.knocks);
-        let knocks = Arc::new(Knocks::new(options, gate, meters, before));
-        let router = routes::router(Arc::clone(&knocks));
-        Self { knocks, router }
+        let knocks = Arc::new(Knocks::new(options, gate.clone(), meters, before));
+        let proxies = options.web.trusted_proxies.clone();
+        let clients = ClientRules::forwarded(proxies.clone());
+        let verifier = Verifier::new(gate, clients, options.excluded.clone());
+        let router = routes::router(Arc::clone(&knocks)).merge(verify::router(verifier));
+        let disguise = options.disguise.clone().map(|it| Disguised::new(it, Arc::clone(&knocks)));
+        Self { knocks, router, disguise, plain: options.plain, proxies }
+    }
+
+    /// Returns true if this connection may carry secrets.
+    fn may_serve(&self, visitor: &Visitor) -> bool {
+        let (address, is_balanced) = (visitor.address(), visitor.is_balanced());
+        let may = visitor.is_encrypted() || self.plain.serves(address, is_balanced, &self.proxies);
+        if !may {
+            debug!(client = %address, "plain HTTP from another host is not served");
+        }
+        may
     }
 }
 
@@ -46,12 +67,24 @@ impl Application for Knockd {
         mut request: Request<Incoming>,
         visitor: Arc<Visitor>,
     ) -> Option<Response<Body>> {
+        if !self.may_serve(&visitor) {
+            return None;
+        }
         if !framing::is_plain(&request) {
             return Some(boxed(routes::bad_request()));
         }
         request.extensions_mut().insert(visitor);
         let Ok(answer) = self.router.clone().oneshot(request).await;
         Some(boxed(answer))
+    }
+
+    fn has_one_form(&self) -> bool {
+        self.disguise.is_some()
+    }
+
+    async fn answer(self: Arc<Self>, head: Option<Head>, visitor: Arc<Visitor>) -> Option<Form> {
+        let disguise = Arc::clone(self.disguise.as_ref().filter(|_| self.may_serve(&visitor))?);
+        Some(disguise.answer(head, visitor.address(), visitor.tasks()).await)
     }
 
     fn begin(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) {

@@ -219,6 +219,11 @@ impl Tokens {
         Ok(tokens)
     }
 
+    /// Returns a list of one.
+    pub fn single(token: Token) -> Self {
+        Self(vec![token])
+    }
+
     /// Finds the one that `presented` is. All are compared, each in constant time, so that the time
     /// of an answer says nothing about any of them.
     pub fn find(&self, presented: &[u8]) -> Option<&Token> {

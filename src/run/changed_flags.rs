@@ -56,10 +56,14 @@ fn of_knockd(
         allowed_origin,
         has_openapi,
         signed,
+        excluded,
+        disguise,
+        plain,
     } = old;
     let mut all = of_web(web, &new.web, has_new_listener);
     all.extend([
-        ("tokens", *tokens != new.tokens),
+        ("tokens", *tokens != new.tokens && new.disguise.is_none()),
+        ("disguise-secret", *tokens != new.tokens && new.disguise.is_some()),
         ("knock-gate", *gates != new.gates),
         ("most-failures", *failures != new.failures),
         ("most-knocks", *successes != new.successes),
@@ -67,6 +71,9 @@ fn of_knockd(
         ("allowed-origin", *allowed_origin != new.allowed_origin),
         ("openapi", *has_openapi != new.has_openapi),
         ("udp", *signed != new.signed),
+        ("allow-plain-http", *plain != new.plain),
+        ("exclude-path", *excluded != new.excluded),
+        ("disguise", *disguise != new.disguise),
     ]);
     all.extend(gate_of(gate, &new.gate));
     all

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::addr::ClientAddr;
 use crate::frontend::{AdmittedClient, Frontend};
 use crate::gate::Peer;
-use crate::http::{Body, BrokenOff};
+use crate::http::{Body, BrokenOff, Form, Head};
 use crate::net::{HandshakeSlot, Slot, SourceGuard};
 use crate::upstream::TargetHealth;
 
@@ -23,6 +23,22 @@ pub trait Application: Send + Sync + 'static {
         request: Request<Incoming>,
         visitor: Arc<Visitor>,
     ) -> impl Future<Output = Option<Response<Body>>> + Send;
+
+    /// Returns true if every connection gets one answer of one form, whatever it sends, from
+    /// [`Self::answer`] instead of [`Self::respond`].
+    fn has_one_form(&self) -> bool {
+        false
+    }
+
+    /// Answers what came on a connection, where all answers have one form: a request, or `None` for
+    /// what is none. `None` ends the connection without a byte.
+    fn answer(
+        self: Arc<Self>,
+        _head: Option<Head>,
+        _visitor: Arc<Visitor>,
+    ) -> impl Future<Output = Option<Form>> + Send {
+        async { None }
+    }
 
     /// Starts background tasks, which end with `stop`.
     fn begin(self: &Arc<Self>, _tasks: &TaskTracker, _stop: &CancellationToken) {}
@@ -89,6 +105,12 @@ impl Visitor {
     /// Returns the gate's view of the other end; `None` over a unix socket.
     pub fn peer(&self) -> Option<Peer> {
         self.client.peer
+    }
+
+    /// Returns true for a connection of a listed load balancer: its own, or one of its clients.
+    pub fn is_balanced(&self) -> bool {
+        let is_announced = matches!(self.peer(), Some(Peer::Announced(_) | Peer::Nameless));
+        is_announced || self.client.is_balancers
     }
 
     /// Returns true if the connection is over TLS.

@@ -71,12 +71,17 @@ impl<A: Application> WebService<A> {
         let asked = gate.clone().filter(|_| asks_at_accept);
         let parts = FrontendParts { gate: asked, meters, tasks: TaskTracker::new() };
         let frontend = Frontend::new(settings, parts, before.map(|before| &*before.frontend));
+        let tls = options.tls.as_ref().map(ServerTls::acceptor);
+        let tls = match tls {
+            Some(acceptor) if application.has_one_form() => Some(acceptor.without_http2()),
+            tls => tls,
+        };
         let service = Self {
             frontend: Arc::new(frontend),
             application,
             limit: options.connections,
             limits: ConnectionLimits { header_timeout: options.timeout, max_header: MAX_HEADER },
-            tls: options.tls.as_ref().map(ServerTls::acceptor),
+            tls,
             idle_time: options.idle_time,
             gate,
             listening: Mutex::default(),
@@ -195,12 +200,23 @@ impl<A: Application> WebService<A> {
     {
         let frontend = Arc::clone(&self.frontend);
         let visitor = Arc::new(Visitor::new(client, self.tls.is_some(), frontend, places));
+        let application = || (Arc::clone(&self.application), Arc::clone(&visitor));
         let respond = |request| {
-            let application = Arc::clone(&self.application);
-            let visitor = Arc::clone(&visitor);
+            let (application, visitor) = application();
             application.respond(request, visitor)
         };
-        let stop = self.frontend.stop.clone();
+        let answer = |head| {
+            let (application, visitor) = application();
+            application.answer(head, visitor)
+        };
+        let served = async {
+            if self.application.has_one_form() {
+                self.limits.answer_once(io, answer).await;
+            } else {
+                let stop = self.frontend.stop.clone();
+                self.limits.serve(io, version, respond, stop).await;
+            }
+        };
         let cut = async {
             visitor.cut().await;
             visitor.break_off();
@@ -213,7 +229,7 @@ impl<A: Application> WebService<A> {
             biased;
             () = cut => {}
             () = revoked => {}
-            () = self.limits.serve(io, version, respond, stop) => {}
+            () = served => {}
         }
     }
 

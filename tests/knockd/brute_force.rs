@@ -111,7 +111,7 @@ fn check_metrics(service: &Service) {
 fn guesses_from_all_of_a_64_lock_out_the_64() {
     let net = Net::make();
     net.own("2001:db8:77::/48");
-    let mut settings = settings();
+    let mut settings = settings().args(&["--allow-plain-http"]);
     settings.listen = "[2001:db8:0:2::1]:0".to_owned();
     let service = net.at_gate(|| settings.start());
     let Addr::Tcp(to) = *service.end.addr() else { panic!("over TCP") };

@@ -57,5 +57,5 @@ fn document_and_answers_agree() {
         .expect("it starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("Selected: 7/7") || text.contains("7 selected"), "{text}");
+    assert!(text.contains("Selected: 8/8") || text.contains("8 selected"), "{text}");
 }
