@@ -11,3 +11,4 @@ mod reload;
 mod service;
 mod signed;
 mod token_commands;
+mod vectors;
