@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use testkit::address::free_port;
 use testkit::program::require;
@@ -96,7 +97,14 @@ fn main() {
         print_row(row, "p99 us", &found, |it| it.p99_us);
         print_row(row, "CPU us per request", &found, |it| it.cpu_us);
     }
-    drop(server);
+    let proxies = all.into_iter().filter_map(|it| it.program);
+    proxies.chain([server]).for_each(stop);
+}
+
+/// Ends a program so that it ends its own processes, which a kill would leave behind.
+fn stop(mut program: Program) {
+    program.signal(Signal::SIGTERM);
+    program.wait();
 }
 
 fn names(all: &[Competitor]) -> String {
@@ -247,7 +255,7 @@ fn nginx(dir: &TempDir, server: u16) -> Competitor {
 fn caddy(dir: &TempDir, server: u16) -> Competitor {
     let port = free_port();
     let config = format!(
-        "{{\n admin off\n auto_https off\n persist_config off\n}}\nhttp://127.0.0.1:{port} {{\n \
+        "{{\n admin off\n auto_https off\n}}\nhttp://127.0.0.1:{port} {{\n \
          forward_auth 127.0.0.1:{server} {{\n  uri /auth\n }}\n \
          reverse_proxy 127.0.0.1:{server}\n}}\n"
     );
