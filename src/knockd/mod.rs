@@ -8,6 +8,7 @@
 //!   plain     those whom plain HTTP is served to
 //!   routes    paths, headers and statuses of the API
 //!   openapi   the document about these
+//!   page      the page to knock on
 //!   api       bodies of questions and answers
 //!   knocks    from a request to the store and back
 //!   policy    body, token and client -> a grant, or the refusal
@@ -28,6 +29,7 @@ mod knocks;
 mod limits;
 mod openapi;
 mod options;
+mod page;
 mod paths;
 mod plain;
 mod policy;

@@ -27,8 +27,8 @@ use super::api::{
     ErrorReply, GrantsReply, HealthReply, KnockBody, KnockReply, LeaveBody, LeaveReply, StateReply,
 };
 use super::knocks::{Knocks, Refused};
-use super::openapi;
 use super::policy::{MOST_BODY, Refusal};
+use super::{openapi, page};
 use crate::web::Visitor;
 
 /// Methods of `/knock`.
@@ -54,7 +54,8 @@ pub(super) fn router(knocks: Arc<Knocks>) -> Router {
         .route("/knock", knock_methods(&knocks))
         .route("/grants", get(grants))
         .route("/health", get(health))
-        .route("/ready", get(ready));
+        .route("/ready", get(ready))
+        .merge(page::router());
     if knocks.options.has_openapi {
         router = router.route("/openapi.json", get(openapi::document));
     }

@@ -6,4 +6,8 @@
 
 mod browser;
 mod checks;
+mod knock;
+mod knock_offline;
+mod machine;
+mod service;
 mod status;

@@ -75,6 +75,8 @@ function figuresOf() {
     accepted.update(history.of("accepted"), perSecond, `${count(all)} in all`);
     sent.update(history.of("sent"), bytesPerSecond, `${bytes(out)} in all`);
     received.update(history.of("received"), bytesPerSecond, `${bytes(back)} in all`);
+    // Knocks over HTTP carry no stream.
+    sent.node.hidden = received.node.hidden = service.kind === "knockd";
     refused.update(history.of("refused"), perSecond, `${count(sum(service.refused))} in all`);
   };
   return { node, update };
@@ -104,7 +106,7 @@ function levelPart(name, of) {
   const node = element("section", { class: "part level" }, list);
   const update = (service) => {
     const level = of(service);
-    node.hidden = !level;
+    node.hidden = !level || level.limit === 0;
     if (level) {
       shown.update(level);
     }
