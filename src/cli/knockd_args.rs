@@ -1,6 +1,6 @@
 //! The flags of `knockd`, and their options.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -99,6 +99,19 @@ enum BadKnockdValue {
     Origin(String),
 }
 
+/// No `--tokens`, and no secret in their place.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--tokens is missing; add it: 'knockpipe knockd token new NAME --tokens FILE' makes the file"
+)]
+struct NoTokens;
+
+impl From<NoTokens> for Failure {
+    fn from(error: NoTokens) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
 /// The flags of a service of knocks over HTTP.
 #[derive(Debug, Args)]
 pub(super) struct KnockdArgs {
@@ -107,7 +120,7 @@ pub(super) struct KnockdArgs {
 
     /// File of the tokens that may knock, which 'knockpipe knockd token' makes; read again on a
     /// reload
-    #[arg(long, value_name = "FILE", required_unless_present = "disguise", help_heading = KNOCK)]
+    #[arg(long, value_name = "FILE", help_heading = KNOCK)]
     tokens: Option<PathBuf>,
 
     /// Receive signed knocks as well, as 'decrypt --knock' does: UDP datagrams to this address under
@@ -268,8 +281,8 @@ impl KnockdArgs {
     }
 
     fn tokens(&self, user: Option<Uid>) -> Result<Tokens, Failure> {
-        // The parser insists on it.
-        let path = self.tokens.as_deref().unwrap_or_else(|| Path::new(""));
+        // Not the parser's: `[defaults]` is parsed without it.
+        let path = self.tokens.as_deref().ok_or(NoTokens)?;
         token_cmd::read(path, self.web.access(user))
     }
 }
