@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
+use super::two_lengths::Watched;
 
 /// Interval of HTTP/2 pings on a connection with requests under way, and the deadline of their
 /// answers.
@@ -76,7 +77,12 @@ impl ConnectionLimits {
         R: Fn(Request<Incoming>) -> F + Send,
         F: Future<Output = Option<Response<Body>>> + Send + 'static,
     {
-        let service = service_fn(|request| answered(respond(request)));
+        let io = Watched::new(io);
+        let mark = io.mark();
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(mark.clone());
+            answered(respond(request))
+        });
         let mut connection = std::pin::pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -9,6 +9,7 @@
 //!   one_form        one answer for a connection, of one form, whatever it sends
 //!   client_address  the client of a request behind proxies
 //!   tls             certificate and handshake of a service
+//!   two_lengths     watch on requests for two lengths of one body
 //!   body            body of an answer
 //!   page            files of a page for browsers
 //! ```
@@ -24,6 +25,7 @@ mod one_form;
 pub mod page;
 mod server;
 mod tls;
+mod two_lengths;
 
 pub use body::{Body, BoxError, empty, full};
 pub use client_address::{ClientRules, TrustedProxies, TrustedProxy, X_FORWARDED_FOR};
@@ -33,3 +35,4 @@ pub use limits::Limits;
 pub use one_form::{Form, Head};
 pub use server::{Server, text};
 pub use tls::{Acceptor, CERT_FLAG, KEY_FLAG, ServerTls, ServerTlsError};
+pub use two_lengths::TwoLengths;

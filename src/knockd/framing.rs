@@ -5,6 +5,8 @@
 use hyper::header::{HOST, TRANSFER_ENCODING};
 use hyper::{Request, Version};
 
+use crate::http::TwoLengths;
+
 /// Returns true if the request has one host and one end.
 pub(super) fn is_plain<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
@@ -15,8 +17,15 @@ pub(super) fn is_plain<B>(request: &Request<B>) -> bool {
         (Some(_), more) => more.is_none(),
     };
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_ambiguous = request.extensions().get().is_some_and(TwoLengths::is_found);
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    has_one_host && codings.all(|coding| is_chunked(coding.as_bytes()))
+    !is_ambiguous && has_one_host && codings.all(|coding| is_chunked(coding.as_bytes()))
+}
+
+/// Returns true if the end of its body is not watched for a second length, so that nothing behind it
+/// is to be read.
+pub(super) fn is_last<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(TRANSFER_ENCODING)
 }
 
 #[cfg(test)]
