@@ -90,7 +90,7 @@ const FLOORS: &[Floor] = &[
     Floor {
         paths: &["net"],
         may_import: &["addr", "unix_time", "files", "net", "tasks"],
-        forbidden: &["proto", "keys"],
+        forbidden: &["proto", "keys::"],
     },
     Floor { paths: &["http/client_address.rs"], may_import: &["addr", "gate"], forbidden: PURE },
     Floor {
