@@ -117,7 +117,13 @@ impl Flags {
             name_keys(&mut defaults, tables)?;
             // Required flags of a tunnel need not be among the defaults.
             let lenient = command.clone().mut_args(|arg| arg.required(false));
-            self.parse(&lenient, &defaults, base)?;
+            let arguments = self.arguments(&lenient, &defaults, base)?;
+            match lenient.clone().try_get_matches_from(arguments) {
+                Ok(_) => {}
+                // Nor those that are required where another is missing.
+                Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {}
+                Err(error) => return Err(blame(&error, &lenient, &defaults)),
+            }
         }
         Ok(())
     }
