@@ -271,12 +271,7 @@ fn store(url: &str) -> Result<RedisAddress, TranslateError> {
             _ => return Err(wrong("it has an option that there is not; leave it out")),
         }
     }
-    // Without a host it is this one.
-    let address = address.replacen("://:", "://localhost:", 1);
-    let address = match address.split_once('@') {
-        Some((login, host)) if host.starts_with(':') => format!("{login}@localhost{host}"),
-        _ => address,
-    };
+    let address = with_host(address);
     let address = match db {
         Some(db) => format!("{address}?db={db}"),
         None => address,
@@ -287,6 +282,21 @@ fn store(url: &str) -> Result<RedisAddress, TranslateError> {
         Servers::One(Node::Tcp { .. } | Node::Unix(_)) => Ok(read),
         _ => Err(wrong("it names several servers; use 'knockpipe http --gate'")),
     }
+}
+
+/// Adds the host of an address that has none: it is this one.
+fn with_host(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    if !["redis", "rediss"].contains(&scheme) {
+        return address.to_owned();
+    }
+    let (login, place) = match rest.rsplit_once('@') {
+        Some((login, place)) => (format!("{login}@"), place),
+        None => (String::new(), rest),
+    };
+    let has_host = !place.is_empty() && !place.starts_with([':', '/']);
+    let host = if has_host { "" } else { "localhost" };
+    format!("{scheme}://{login}{host}{place}")
 }
 
 #[cfg(test)]
@@ -379,6 +389,7 @@ mod tests {
     fn an_address_of_redis_is_read_as_its_library_does() {
         let url = |text: &str| store(text).map(|address| address.url());
         assert_eq!(url("redis://").unwrap(), "redis://localhost:6379/0");
+        assert_eq!(url("redis:///2").unwrap(), "redis://localhost:6379/2");
         assert_eq!(url("redis://:7/2").unwrap(), "redis://localhost:7/2");
         assert_eq!(url("redis://:pw@:7").unwrap(), "redis://localhost:7/0");
         assert_eq!(url("rediss://h?db=1&pool_size=5").unwrap(), "rediss://h:6379/1");
