@@ -268,6 +268,17 @@ pub fn spiped_commands() -> [Command; 2] {
     [spiped_command("spiped"), spipe_command()]
 }
 
+/// Returns the arguments of `http` that a command line of redis-knocking means, for a check of the
+/// documents; both with the name of the program.
+///
+/// # Errors
+/// The cause, in one line.
+pub fn of_redis_knocking(arguments: &[OsString]) -> Result<Vec<OsString>, String> {
+    let translated = redis_knocking::translate(knocking_words(arguments));
+    let translated = translated.map_err(|error| error.to_string())?;
+    Ok([OsString::from("knockpipe")].into_iter().chain(translated.arguments).collect())
+}
+
 fn spiped_command(name: &'static str) -> Command {
     let usage = format!("{name} <-e|-d> -s ADDR -t ADDR -k FILE [OPTIONS]");
     spiped::with_bare_seconds(spiped::SpipedArgs::command()).name(name).override_usage(usage)

@@ -3,6 +3,7 @@
 //! addresses and the place of the key; command lines in documents are parsed by it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -326,6 +327,11 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
 fn parse(words: &[String]) -> Result<(), clap::Error> {
     let spiped = words.get(1).is_some_and(|word| ["-e", "-d"].contains(&word.as_str()));
     let command = if spiped { cli::spiped_commands()[0].clone() } else { cli::command() };
+    let mut words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    if words.get(1).is_some_and(|word| word == "-target") {
+        let meant = cli::of_redis_knocking(&words);
+        words = meant.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    }
     match command.try_get_matches_from(words) {
         Err(error) if error.kind() != ErrorKind::DisplayVersion => Err(error),
         _ => Ok(()),
