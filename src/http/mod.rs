@@ -1,5 +1,5 @@
-//! HTTP servers: the process's own endpoints (metrics and health), and the services that speak
-//! HTTP.
+//! HTTP servers, the process's own endpoints (metrics and health) and the services that speak HTTP;
+//! and requests to such services.
 //!
 //! ```text
 //!   server          one request and its answer, for metrics and health
@@ -9,6 +9,8 @@
 //!   one_form        one answer for a connection, of one form, whatever it sends
 //!   client_address  the client of a request behind proxies
 //!   tls             certificate and handshake of a service
+//!   client          one request to a web server
+//!   client_tls      certificates that such a server is checked against
 //!   two_lengths     watch on requests for two lengths of one body
 //!   body            body of an answer
 //!   page            files of a page for browsers
@@ -17,8 +19,10 @@
 //! It knows no route and no gate: those belong to the modules that use it.
 
 mod body;
+mod client;
 pub mod client_address;
 mod client_stream;
+mod client_tls;
 mod connection;
 mod limits;
 mod one_form;
@@ -28,8 +32,10 @@ mod tls;
 mod two_lengths;
 
 pub use body::{Body, BoxError, empty, full};
+pub use client::{Answered, BadUrl, HttpClient, WebUrl};
 pub use client_address::{ClientRules, TrustedProxies, TrustedProxy, X_FORWARDED_FOR};
 pub use client_stream::{BrokenOff, ClientStream};
+pub use client_tls::ClientTls;
 pub use connection::{ConnectionLimits, Version};
 pub use limits::Limits;
 pub use one_form::{Form, Head};

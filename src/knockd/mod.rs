@@ -22,7 +22,7 @@
 //! It writes the store and asks it nothing on the way of a decision: whether an address is in is
 //! read from the gate's memory. It never calls an enforcer; these follow the store.
 
-mod api;
+pub mod api;
 mod disguise;
 mod framing;
 mod knocks;

@@ -117,6 +117,11 @@ impl Schedule {
         }
     }
 
+    /// Notes the duration of the grants from now on, where the far end tells it.
+    pub fn lasts(&mut self, lasting: Duration) {
+        self.lasting_ms = i64::try_from(lasting.as_millis()).unwrap_or(i64::MAX / 4);
+    }
+
     /// Notes that a knock was sent, as far as is known with success. `jitter` is from 0 to 1.
     pub fn sent(&mut self, now: Moment, jitter: f64) {
         self.failures = 0;

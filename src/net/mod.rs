@@ -32,6 +32,8 @@ mod socket_file;
 pub mod sources;
 pub mod stream;
 mod tls_identity;
+#[cfg(feature = "aws-lc")]
+mod tls_roots;
 mod zone;
 
 pub use accept_loop::AcceptLoop;
@@ -55,6 +57,8 @@ pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, look_up, port_
 pub use socket_file::Heir;
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use stream::{SocketOptions, Stream};
+#[cfg(feature = "aws-lc")]
+pub use tls_identity::certified_key;
 pub use tls_identity::{IdentityError, IdentityFiles};
 #[cfg(feature = "aws-lc")]
-pub use tls_identity::{certificates, certified_key};
+pub use tls_roots::{connector, named_roots, system_roots};

@@ -1,7 +1,8 @@
 //! `knock`: knocks at a gate without a tunnel, once or for as long as the process runs.
 //!
-//! A knock has no answer. So all that can be told is whether it left this host, whether a host on
-//! the way refused it, and with a port to wait for whether that opened.
+//! A datagram has no answer. So all that can be told is whether it left this host, whether a host
+//! on the way refused it, and with a port to wait for whether that opened. A service of HTTP
+//! answers what it granted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Failure, KnockingOptions, Outcome, Prepared, runtime};
+use super::web_knocks::{Granted, WebKnocks};
+use super::{Failure, KnockAt, KnockingOptions, Outcome, Prepared, runtime};
 use crate::addr::Address;
+use crate::http::HttpClient;
 use crate::knocker::port::{Closed, is_open};
-use crate::knocker::{Knocker, KnockerParts, Occasion, Schedule, SentTo, now};
+use crate::knocker::{DEFAULT_LASTING, Knocker, KnockerParts, Occasion, Schedule, SentTo, now};
 use crate::net::far_clock::FarClock;
 use crate::net::{HostChange, HostChanges, Names, Target};
 use crate::observe::KnockReason;
@@ -48,7 +51,20 @@ pub enum KnockEvent {
         /// Its reason.
         reason: KnockReason,
     },
-    /// A knock did not leave, or was refused on the way.
+    /// A service answered with a grant.
+    Granted {
+        /// Address of the service.
+        by: String,
+        /// Address or network that was let in.
+        entry: String,
+        /// Duration of the grant.
+        lasting: Duration,
+        /// Its end in unix seconds.
+        expires_at: u64,
+        /// Reason of the knock.
+        reason: KnockReason,
+    },
+    /// A knock did not leave, or was refused.
     Failed {
         /// Address of the gate, or its name.
         to: String,
@@ -96,8 +112,16 @@ pub fn knock(
 /// One who knocks.
 struct Visitor<'a> {
     options: &'a KnockingOptions,
-    knocker: Knocker,
+    way: Way<'a>,
     names: Names,
+}
+
+/// Way of the knocks.
+enum Way<'a> {
+    /// Datagrams to the gate.
+    Datagrams { gate: &'a Address, knocker: Box<Knocker> },
+    /// Requests to a service.
+    Web(Box<WebKnocks<'a>>),
 }
 
 /// Reason why a knock did not work: it was not sent, or the port did not open.
@@ -105,15 +129,32 @@ struct Unmet(anyhow::Error);
 
 impl<'a> Visitor<'a> {
     fn new(options: &'a KnockingOptions) -> Self {
-        let knocker = Knocker::new(KnockerParts {
-            wish: options.wish.clone(),
-            key: options.keys.first().clone(),
-            far_clock: Arc::new(FarClock::unknown()),
-            bind: options.bind,
-            tunnel: None,
-            meters: Arc::default(),
-        });
-        Self { options, knocker, names: Names::default() }
+        let way = match &options.at {
+            KnockAt::Gate { target, keys } => Way::Datagrams {
+                gate: target,
+                knocker: Box::new(Knocker::new(KnockerParts {
+                    wish: options.wish.clone(),
+                    key: keys.first().clone(),
+                    far_clock: Arc::new(FarClock::unknown()),
+                    bind: options.bind,
+                    tunnel: None,
+                    meters: Arc::default(),
+                })),
+            },
+            KnockAt::Web { url, token, tls } => {
+                let client = HttpClient::new(tls.clone(), options.bind, options.timeout);
+                Way::Web(Box::new(WebKnocks::new(url, token.clone(), client, options)))
+            }
+        };
+        Self { options, way, names: Names::default() }
+    }
+
+    /// Returns the duration of grants, until one is known.
+    fn lasting(&self) -> Duration {
+        match &self.way {
+            Way::Datagrams { knocker, .. } => knocker.lasting(),
+            Way::Web(_) => DEFAULT_LASTING,
+        }
     }
 
     async fn once(
@@ -126,7 +167,7 @@ impl<'a> Visitor<'a> {
             signal = signals.ending() => return Ok(Outcome::Signalled(signal.status())),
             visited = self.visit(KnockReason::Start, report) => visited?,
         };
-        visited.map(|()| Outcome::Clean).map_err(|Unmet(error)| Failure::Runtime(error))
+        visited.map(|_| Outcome::Clean).map_err(|Unmet(error)| Failure::Runtime(error))
     }
 
     /// Knocks again and again until a signal to stop.
@@ -135,7 +176,7 @@ impl<'a> Visitor<'a> {
         mut signals: Signals,
         report: &mut Report<'_>,
     ) -> Result<Outcome, Failure> {
-        let mut schedule = Schedule::new(self.knocker.lasting(), now());
+        let mut schedule = Schedule::new(self.lasting(), now());
         let mut changes = HostChanges::watch().unwrap_or_else(|error| {
             let detail = "a change of addresses is noticed with the next knock";
             warn!(%error, detail, "cannot watch the addresses of this host");
@@ -150,8 +191,11 @@ impl<'a> Visitor<'a> {
                     done = self.visit(reason, report) => done?,
                 };
                 let jitter = rand::rng().random_range(0.0..1.0);
-                match done {
-                    Ok(()) => schedule.sent(now(), jitter),
+                match &done {
+                    Ok(granted) => {
+                        granted.iter().for_each(|lasting| schedule.lasts(*lasting));
+                        schedule.sent(now(), jitter);
+                    }
                     Err(_) => schedule.failed(now(), jitter),
                 }
                 tell(done, &mut is_in_trouble);
@@ -172,49 +216,58 @@ impl<'a> Visitor<'a> {
         }
     }
 
-    /// Knocks at every address of the gate, and waits for the port.
+    /// Knocks once, and waits for the port. Returns the duration of the grant, where it is told.
     async fn visit(
         &self,
         reason: KnockReason,
         report: &mut Report<'_>,
-    ) -> Result<Result<(), Unmet>, Failure> {
-        let Self { options, .. } = self;
-        let target = match self.find(&options.target).await {
-            Ok(target) => target,
-            Err(error) => {
-                let (to, text) = (options.target.to_string(), format!("{error:#}"));
-                report(KnockEvent::Failed { to, error: text })?;
-                return Ok(Err(Unmet(error)));
+    ) -> Result<Result<Option<Duration>, Unmet>, Failure> {
+        let granted = match &self.way {
+            Way::Datagrams { gate, knocker } => {
+                self.send(gate, knocker, reason, report).await?.map(|()| None)
             }
+            Way::Web(web) => ask(web, reason, report).await?.map(Some),
         };
-        if let Err(error) = self.knock(&target, reason, report).await? {
-            return Ok(Err(Unmet(error)));
-        }
-        let Some(port) = &options.wait_for else { return Ok(Ok(())) };
-        match self.wait_for(port, &target).await {
+        let granted = match granted {
+            Ok(granted) => granted,
+            Err(error) => return Ok(Err(Unmet(error))),
+        };
+        let Some(port) = &self.options.wait_for else { return Ok(Ok(granted)) };
+        match self.wait_for(port).await {
             Ok(()) => {
-                self.knocker.answered();
+                if let Way::Datagrams { knocker, .. } = &self.way {
+                    knocker.answered();
+                }
                 report(KnockEvent::Opened(port.to_string()))?;
+                Ok(Ok(granted))
             }
             Err(error) => {
                 let (port, text) = (port.to_string(), format!("{error:#}"));
                 report(KnockEvent::Closed { port, error: text })?;
-                return Ok(Err(Unmet(error)));
+                Ok(Err(Unmet(error)))
             }
         }
-        Ok(Ok(()))
     }
 
-    /// Sends knocks. The inner error says why none was sent.
-    async fn knock(
+    /// Sends datagrams to every address of the gate. The inner error says why none was sent.
+    async fn send(
         &self,
-        target: &Target,
+        gate: &Address,
+        knocker: &Knocker,
         reason: KnockReason,
         report: &mut Report<'_>,
     ) -> Result<anyhow::Result<()>, Failure> {
+        let target = match self.find(gate).await {
+            Ok(target) => target,
+            Err(error) => {
+                let text = format!("{error:#}");
+                report(KnockEvent::Failed { to: gate.to_string(), error: text })?;
+                return Ok(Err(error));
+            }
+        };
         let mut sent = vec![];
         let mut first_error = None;
-        for knock in self.knocker.knock(target, Occasion::Changed, reason) {
+        for knock in knocker.knock(&target, Occasion::Changed, reason) {
             match knock {
                 Ok(knock) => sent.push(knock),
                 Err(not_sent) => {
@@ -242,11 +295,11 @@ impl<'a> Visitor<'a> {
         }
         let why = first_error.unwrap_or_else(|| "it has no address".to_owned());
         let remedy = "check network, address and port, and that --knock is on there";
-        Ok(Err(anyhow!("cannot knock at {}: {why}; {remedy}", self.options.target)))
+        Ok(Err(anyhow!("cannot knock at {gate}: {why}; {remedy}")))
     }
 
-    /// Waits for a port to open, and knocks again while it is closed.
-    async fn wait_for(&self, port: &Address, gate: &Target) -> anyhow::Result<()> {
+    /// Waits for a port to open. Datagrams are sent again while it is closed: one may be lost.
+    async fn wait_for(&self, port: &Address) -> anyhow::Result<()> {
         let Self { options, .. } = self;
         let deadline = Instant::now() + options.timeout;
         let target = self.find(port).await?;
@@ -262,7 +315,10 @@ impl<'a> Visitor<'a> {
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            self.knocker.knock(gate, Occasion::Denied, KnockReason::Retry);
+            if let Way::Datagrams { gate, knocker } = &self.way {
+                let gate = self.find(gate).await?;
+                knocker.knock(&gate, Occasion::Denied, KnockReason::Retry);
+            }
         }
     }
 
@@ -274,8 +330,33 @@ impl<'a> Visitor<'a> {
     }
 
     async fn has_moved(&self) -> bool {
-        let found = timeout(LOOK, self.names.find(&self.options.target, LOOK)).await;
-        matches!(found, Ok(Ok(target)) if self.knocker.has_moved(&target))
+        match &self.way {
+            Way::Datagrams { gate, knocker } => {
+                let found = timeout(LOOK, self.names.find(gate, LOOK)).await;
+                matches!(found, Ok(Ok(target)) if knocker.has_moved(&target))
+            }
+            Way::Web(web) => timeout(LOOK, web.has_moved()).await.unwrap_or(false),
+        }
+    }
+}
+
+/// Asks a service once. The inner error says why it grants nothing.
+async fn ask(
+    web: &WebKnocks<'_>,
+    reason: KnockReason,
+    report: &mut Report<'_>,
+) -> Result<anyhow::Result<Duration>, Failure> {
+    let by = web.url().to_string();
+    match web.knock().await {
+        Ok(Granted { entry, lasting, expires_at }) => {
+            info!(by, entry, granted_s = lasting.as_secs(), %reason, "knocked");
+            report(KnockEvent::Granted { by, entry, lasting, expires_at, reason })?;
+            Ok(Ok(lasting))
+        }
+        Err(error) => {
+            report(KnockEvent::Failed { to: by, error: format!("{error:#}") })?;
+            Ok(Err(error))
+        }
     }
 }
 
@@ -286,10 +367,10 @@ fn did_not_open(port: &Address, within: Duration, closed: &Closed) -> anyhow::Er
 }
 
 /// Logs where trouble begins and ends.
-fn tell(done: Result<(), Unmet>, is_in_trouble: &mut bool) {
+fn tell<T>(done: Result<T, Unmet>, is_in_trouble: &mut bool) {
     match done {
-        Ok(()) if std::mem::take(is_in_trouble) => info!("knocking works again"),
-        Ok(()) => {}
+        Ok(_) if std::mem::take(is_in_trouble) => info!("knocking works again"),
+        Ok(_) => {}
         Err(Unmet(error)) => {
             if !std::mem::replace(is_in_trouble, true) {
                 warn!(error = format!("{error:#}"), "knocking does not work; it is tried again");

@@ -14,6 +14,7 @@
 //!   knock_sockets  the sockets for knocks
 //!   draining       services that accept no more
 //!   knock          knocks without a tunnel
+//!   web_knocks     the same over HTTP
 //!   announce       the first lines of a service in the log
 //!   changed        the settings of a tunnel that a reload changed
 //! ```
@@ -36,6 +37,7 @@ mod sandbox_rules;
 mod services;
 mod startup;
 mod supervisor;
+mod web_knocks;
 
 use std::io;
 use std::mem::take;
@@ -50,7 +52,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 pub use knock::{KnockEvent, knock};
-pub use knocking_options::KnockingOptions;
+pub use knocking_options::{KnockAt, KnockingOptions};
 pub use prepare::{PidPlace, Prepared};
 pub use sandbox_rules::{Ports, ProcessPaths, rules_of_knock, rules_of_pipe, rules_of_services};
 

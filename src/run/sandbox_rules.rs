@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::KnockingOptions;
+use super::{KnockAt, KnockingOptions};
 use crate::addr::{Address, BindAddress, Source};
 use crate::files::place::FileId;
 use crate::gate::redis_store::RedisOptions;
@@ -168,6 +168,11 @@ fn add_knocks(rules: &mut Rules) {
 pub fn rules_of_knock(options: &KnockingOptions) -> Rules {
     let mut rules = rules_of_dialer(options.bind);
     options.wait_for.iter().for_each(|port| add_target(&mut rules, port));
+    if let KnockAt::Web { url, .. } = &options.at {
+        add_target(&mut rules, url.address());
+        // The system chooses the port.
+        add(&mut rules.bind, Some(0));
+    }
     rules
 }
 

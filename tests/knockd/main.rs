@@ -5,6 +5,7 @@
 
 mod brute_force;
 mod http;
+mod knocker;
 mod life;
 mod openapi;
 mod reload;

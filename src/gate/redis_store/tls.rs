@@ -161,23 +161,20 @@ struct Own<'a> {
 #[cfg(feature = "aws-lc")]
 mod imp {
     use std::io;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::sync::Arc;
 
     use sha2::{Digest, Sha256};
     use tokio::net::TcpStream;
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
-    use tokio_rustls::rustls::client::ResolvesClientCert;
-    use tokio_rustls::rustls::crypto::aws_lc_rs;
     use tokio_rustls::rustls::pki_types::ServerName;
     use tokio_rustls::rustls::sign::SingleCertAndKey;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
     use zeroize::Zeroizing;
 
     use super::{Own, TlsError, Which};
-    use crate::files::read::open;
-    use crate::net::{IdentityError, IdentityFiles, certificates, certified_key};
+    use crate::net::{IdentityError, IdentityFiles, certified_key};
+    use crate::net::{connector, named_roots, system_roots};
 
     /// The means to secure connections, or the reason why there is none.
     #[derive(Clone)]
@@ -191,8 +188,8 @@ mod imp {
         ) -> Result<Self, TlsError> {
             let identity = own.map(|own| identity(&own)).transpose()?;
             let roots = match ca {
-                Some((file, pem)) => Ok(named_roots(file, pem)?),
-                None => system_roots(digest),
+                Some((file, pem)) => Ok(named_roots(Which::Ca.flag(), file, pem)?),
+                None => system_roots(|certificate| digest.update(certificate)),
             };
             Ok(Self(roots.and_then(|roots| connector(roots, identity)).map_err(Arc::from)))
         }
@@ -209,54 +206,6 @@ mod imp {
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             connector.connect(name, tcp).await
         }
-    }
-
-    fn connector(
-        roots: RootCertStore,
-        identity: Option<Arc<SingleCertAndKey>>,
-    ) -> Result<TlsConnector, String> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots);
-        let config = match identity {
-            Some(identity) => {
-                config.with_client_cert_resolver(identity as Arc<dyn ResolvesClientCert>)
-            }
-            None => config.with_no_client_auth(),
-        };
-        Ok(TlsConnector::from(Arc::new(config)))
-    }
-
-    fn named_roots(file: &Path, pem: &[u8]) -> Result<RootCertStore, IdentityError> {
-        let mut roots = RootCertStore::empty();
-        let flag = Which::Ca.flag();
-        for certificate in certificates(flag, file, pem)? {
-            let none = |_| IdentityError::NoCertificates { flag, file: file.to_owned() };
-            roots.add(certificate).map_err(none)?;
-        }
-        Ok(roots)
-    }
-
-    fn system_roots(digest: &mut Sha256) -> Result<RootCertStore, String> {
-        // It is read by the library, which would wait for a pipe.
-        if let Some(path) = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from) {
-            open(&path).map_err(|error| {
-                let path = path.display();
-                format!("cannot read SSL_CERT_FILE {path}: {error}")
-            })?;
-        }
-        let mut found = rustls_native_certs::load_native_certs().certs;
-        // A directory gives them in any order.
-        found.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
-        found.iter().for_each(|certificate| digest.update(certificate));
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found);
-        if roots.is_empty() {
-            return Err("there are no certificates to check a server with".to_owned());
-        }
-        Ok(roots)
     }
 
     /// Our identity.
