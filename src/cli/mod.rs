@@ -23,6 +23,7 @@ mod http_target;
 mod key_cmd;
 mod knock_cmd;
 mod knockd_args;
+mod knockd_cmd;
 mod loops;
 mod output;
 mod pipe_cmd;
@@ -38,6 +39,7 @@ mod store_args;
 mod target_args;
 mod times;
 mod token_cmd;
+mod tokens;
 mod tunnel_args;
 mod values;
 mod variables;
@@ -168,8 +170,8 @@ enum Commands {
     #[command(after_help = knock_cmd::EXAMPLES)]
     Knock(Box<knock_cmd::KnockCommandArgs>),
     /// Let in who knocks over HTTP: tokens, forward-auth, a page
-    #[command(after_help = knockd_args::EXAMPLES)]
-    Knockd(Box<knockd_args::KnockdCommandArgs>),
+    #[command(after_help = knockd_cmd::EXAMPLES)]
+    Knockd(Box<knockd_cmd::KnockdCommandArgs>),
     /// Run a gate in front of a web server: only requests of addresses in the store get through
     #[command(after_help = http_args::EXAMPLES)]
     Http(Box<http_args::HttpCommandArgs>),

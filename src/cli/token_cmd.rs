@@ -15,6 +15,7 @@ use super::Done;
 use super::gate_cmd::SourceArgs;
 use super::gate_cmd::grants_of;
 use super::output::{FormArgs, Output, notice, print};
+use super::tokens::read_tokens;
 use crate::addr::ServiceName;
 use crate::duration;
 use crate::files::read::read as read_file;
@@ -155,16 +156,6 @@ pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
     }
 }
 
-/// Reads the tokens of a file.
-///
-/// # Errors
-/// [`Failure::Usage`]
-pub(super) fn read(path: &Path, access: Access) -> Result<Tokens, Failure> {
-    let text = tokens_file::read(path, access).map_err(|error| Failure::Usage(error.into()))?;
-    let tokens = Tokens::parse(&text);
-    tokens.map_err(|error| Failure::Usage(anyhow!("--tokens {}: {error}", path.display())))
-}
-
 fn new(args: NewArgs) -> Result<Done, Failure> {
     let NewArgs { name, file, gates, max_ttl, any_address, one_address, see_grants, from } = args;
     let usage = |error: anyhow::Error| Failure::Usage(error);
@@ -176,7 +167,7 @@ fn new(args: NewArgs) -> Result<Done, Failure> {
     }
     let path = &file.tokens;
     let present = match tokens_file::exists(path) {
-        true => read(path, Access::default())?,
+        true => read_tokens(path, Access::default())?,
         false => Tokens::default(),
     };
     if present.named(&name).is_some() {
@@ -257,7 +248,7 @@ fn taken_over(from: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
 }
 
 fn list(args: &ListArgs) -> Result<Done, Failure> {
-    let tokens = read(&args.file.tokens, Access::default())?;
+    let tokens = read_tokens(&args.file.tokens, Access::default())?;
     let width = tokens.iter().map(|token| token.name.len()).max().unwrap_or(0);
     let mut output = Output::new(args.form.form());
     for token in tokens.iter() {
@@ -282,7 +273,7 @@ fn list(args: &ListArgs) -> Result<Done, Failure> {
 fn revoke(args: &RevokeArgs) -> Result<Done, Failure> {
     let RevokeArgs { name, file, keep_grants, store } = args;
     let path = &file.tokens;
-    let tokens = read(path, Access::default())?;
+    let tokens = read_tokens(path, Access::default())?;
     let Some(token) = tokens.named(name) else {
         notice(&format!("there is no token {} in {}", name.escape_debug(), path.display()));
         return Ok(Done::Unchanged);

@@ -4,8 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-use super::openapi;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder};
+use utoipa::openapi::{KnownFormat, Schema, SchemaFormat, Type};
 
 /// Longest grant that can be asked for, in seconds: ten years.
 pub const MOST_TTL_S: u64 = 315_360_000;
@@ -30,7 +30,7 @@ pub struct KnockBody {
     /// Another address than the client's own, or a network of at most 65,536 IPv4 addresses or one
     /// IPv6 /64, for tokens that may name one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = openapi::address)]
+    #[schema(schema_with = any_address)]
     pub ip_address: Option<String>,
     /// Text for people, beside the grant.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +79,7 @@ pub struct StateReply {
 pub struct LeaveBody {
     /// Another address or network than the client's own, for tokens that may name one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = openapi::address)]
+    #[schema(schema_with = any_address)]
     pub ip_address: Option<String>,
 }
 
@@ -133,4 +133,21 @@ pub struct HealthReply {
     /// The cause, if it is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Describes an address or network that a body may name.
+fn any_address() -> Schema {
+    let one = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    let v4 = format!(r"^({one}\.){{3}}{one}/(1[6-9]|2[0-9]|3[0-2])$");
+    let group = "[0-9a-f]{1,4}";
+    let v6 = format!("^({group}:){{7}}{group}/(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-8])$");
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let format = |known| text().format(Some(SchemaFormat::KnownFormat(known)));
+    let any = AnyOfBuilder::new()
+        .item(format(KnownFormat::Ipv4))
+        .item(format(KnownFormat::Ipv6))
+        .item(text().pattern(Some(v4)))
+        .item(text().pattern(Some(v6)))
+        .item(ObjectBuilder::new().schema_type(Type::Null));
+    Schema::AnyOf(any.build())
 }

@@ -8,44 +8,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{HeaderMap, StatusCode};
 use tokio_util::task::TaskTracker;
 
 use super::knocks::Knocks;
+use super::options::{Answers, Disguise};
 use crate::addr::ClientAddr;
-use crate::http::{ClientRules, Form, Head};
-
-/// Settings of the disguise. The secret is a token of the service.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Disguise {
-    /// Path of the knock, taken literally.
-    pub path: String,
-    /// Header with the secret.
-    pub secret: HeaderName,
-    /// Header with the label.
-    pub label: HeaderName,
-    /// Header with the address to let in; without one that is the client's own.
-    pub claim: Option<HeaderName>,
-    /// Rules by which the client is known.
-    pub clients: ClientRules,
-    /// The answers.
-    pub answers: Answers,
-}
-
-/// Answers of a disguised service.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answers {
-    /// Status of all.
-    pub status: StatusCode,
-    /// Type of their bodies.
-    pub content_type: HeaderValue,
-    /// Body where nothing was opened.
-    pub failure: Bytes,
-    /// Body where an address was let in.
-    pub success: Bytes,
-}
+use crate::http::{Form, Head};
 
 /// A knock, right or wrong.
 struct Attempt {
@@ -87,7 +57,7 @@ impl Disguised {
         }
     }
 
-    /// Lets in whom a right knock is for; returns true if the store has the entry.
+    /// Lets in the address that a right knock is for; returns true if the store has the entry.
     async fn knock(&self, attempt: Attempt) -> bool {
         let Attempt { socket, headers } = &attempt;
         let options = &self.options;

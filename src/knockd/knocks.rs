@@ -5,8 +5,6 @@
 //! that name the client and the token.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,11 +14,12 @@ use tokio::time::Instant as Deadline;
 use tracing::{debug, info, warn};
 
 use super::api::{GrantReply, GrantsReply, KnockReply, LeaveReply, StateReply, TOKEN_HEADER};
+use super::caller::{Caller, Refused, Sender};
 use super::limits::Limits;
 use super::options::Options;
 use super::policy::{Asked, Decided, Knocking, Refusal};
 use super::tokens::Token;
-use crate::addr::{ClientAddr, SourceKey};
+use crate::addr::ClientAddr;
 use crate::gate::granting::{ChangeError, NewGrant};
 use crate::gate::store::{Grant, StoreError};
 use crate::gate::{Gate, GrantNote, Member, Peer, UnixMillis, grant};
@@ -47,48 +46,15 @@ pub(super) struct Knocks {
     limits: Arc<Mutex<Limits>>,
     /// Grants that are being made, and how many at once of each member.
     making: Mutex<HashMap<Member, usize>>,
-    /// For each token whose new grant takes the previous one back: one at a time.
+    /// For each token of one address, where a new grant takes the previous one back: one at a time.
     turns: HashMap<String, Turn<()>>,
     refused: RefusedKnocks<HttpKnockResult>,
-}
-
-/// One who asks, by address and token.
-#[derive(Clone, Copy)]
-pub(super) struct Caller<'a> {
-    token: &'a Token,
-    peer: Peer,
-    pub(super) client: IpAddr,
-}
-
-/// A refusal, with the time after which another attempt makes sense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) refusal: Refusal,
-    pub(super) wait: Option<Duration>,
-}
-
-/// Name of a sender in the log.
-struct Sender<'a> {
-    token: Option<&'a Token>,
-    ip: Option<IpAddr>,
 }
 
 /// A grant that is being made, until this is dropped.
 struct Making<'a> {
     knocks: &'a Knocks,
     member: Member,
-}
-
-impl fmt::Display for Sender<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(token) = self.token {
-            write!(f, "{} at ", token.who())?;
-        }
-        match self.ip {
-            Some(ip) => ip.fmt(f),
-            None => f.write_str("unix"),
-        }
-    }
 }
 
 impl Knocks {
@@ -419,7 +385,7 @@ impl Knocks {
 
     /// Counts a refusal, and logs it in a summary.
     fn refuse(&self, sender: &Sender<'_>, refused: Refused, error: Option<&str>) -> Refused {
-        let result = result_of(refused.refusal);
+        let result = refused.result();
         self.meters.http_knocks.count(result);
         self.refused.refused(result, sender, error);
         refused
@@ -435,18 +401,6 @@ impl Knocks {
 
     fn making(&self) -> MutexGuard<'_, HashMap<Member, usize>> {
         self.making.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Caller<'_> {
-    fn sender(&self) -> Sender<'_> {
-        Sender { token: Some(self.token), ip: Some(self.client) }
-    }
-}
-
-impl Sender<'_> {
-    fn source(&self) -> SourceKey {
-        self.ip.map_or(SourceKey::Nameless, SourceKey::from)
     }
 }
 
@@ -474,28 +428,5 @@ fn reply(grant: Grant) -> GrantReply {
         since: note.as_ref().map(|note| note.at.as_secs()),
         label: note.and_then(|note| note.label),
         expires_at: expiry.as_millis().map(|ms| UnixMillis(ms).as_secs()),
-    }
-}
-
-fn result_of(refusal: Refusal) -> HttpKnockResult {
-    match refusal {
-        Refusal::NoClient => HttpKnockResult::NoClient,
-        Refusal::Token => HttpKnockResult::Token,
-        Refusal::Locked => HttpKnockResult::Locked,
-        Refusal::TooMany => HttpKnockResult::TooMany,
-        Refusal::TooLarge
-        | Refusal::NotJson
-        | Refusal::Malformed
-        | Refusal::NoObject
-        | Refusal::Ttl
-        | Refusal::LongAddress
-        | Refusal::Address
-        | Refusal::Data
-        | Refusal::LongTtl => HttpKnockResult::Malformed,
-        Refusal::Remote | Refusal::List => HttpKnockResult::Permission,
-        Refusal::Gate => HttpKnockResult::Gate,
-        Refusal::Wide => HttpKnockResult::Network,
-        Refusal::Full => HttpKnockResult::Full,
-        Refusal::PlainSet | Refusal::Store => HttpKnockResult::Store,
     }
 }

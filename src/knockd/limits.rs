@@ -6,7 +6,7 @@
 //! lock ends when the answer says so.
 //!
 //! Pure: the caller says what time it is. Memory is bounded at [`MOST_MARKS`] attempts. When all of
-//! them are taken, further attempts count for one common source, whose lock keeps out every source:
+//! them are taken, further attempts count for one common source, and its lock keeps out every source:
 //! forgetting others instead would give a guesser with many networks as many attempts as they like.
 
 use std::collections::{HashMap, VecDeque};

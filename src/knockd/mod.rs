@@ -5,12 +5,13 @@
 //!   options   settings of the service
 //!   service   the service: its router, background tasks
 //!   framing   requests that two parsers could read in two ways
-//!   plain     those whom plain HTTP is served to
+//!   plain     peers that plain HTTP is served to
 //!   routes    paths, headers and statuses of the API
 //!   openapi   the document about these
 //!   page      the page to knock on
 //!   api       bodies of questions and answers
 //!   knocks    from a request to the store and back
+//!   caller    one who knocks, and a refusal
 //!   policy    body, token and client -> a grant, or the refusal
 //!   tokens    who may knock, and what for
 //!   limits    failures and successes of a source
@@ -23,6 +24,7 @@
 //! read from the gate's memory. It never calls an enforcer; these follow the store.
 
 pub mod api;
+mod caller;
 mod disguise;
 mod framing;
 mod knocks;
@@ -38,9 +40,8 @@ mod service;
 pub mod tokens;
 mod verify;
 
-pub use disguise::{Answers, Disguise};
 pub use limits::Rate;
-pub use options::{Options, Signed};
+pub use options::{Answers, Disguise, Options, Signed};
 pub use paths::ExcludedPath;
 pub use plain::PlainHttp;
 pub use service::Knockd;

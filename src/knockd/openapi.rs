@@ -3,9 +3,8 @@
 //! Served only where the operator asks for it: it tells strangers what listens here.
 
 use axum::response::Json;
-use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
-use utoipa::openapi::{KnownFormat, RefOr, Required, Schema, SchemaFormat, Type};
+use utoipa::openapi::{RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::api::TOKEN_HEADER;
@@ -39,23 +38,6 @@ impl Modify for Amendments {
             }
         }
     }
-}
-
-/// Describes an address or network that a body may name.
-pub(super) fn address() -> Schema {
-    let one = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
-    let v4 = format!(r"^({one}\.){{3}}{one}/(1[6-9]|2[0-9]|3[0-2])$");
-    let group = "[0-9a-f]{1,4}";
-    let v6 = format!("^({group}:){{7}}{group}/(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-8])$");
-    let text = || ObjectBuilder::new().schema_type(Type::String);
-    let format = |known| text().format(Some(SchemaFormat::KnownFormat(known)));
-    let any = AnyOfBuilder::new()
-        .item(format(KnownFormat::Ipv4))
-        .item(format(KnownFormat::Ipv6))
-        .item(text().pattern(Some(v4)))
-        .item(text().pattern(Some(v6)))
-        .item(ObjectBuilder::new().schema_type(Type::Null));
-    Schema::AnyOf(any.build())
 }
 
 /// Answers with the document.

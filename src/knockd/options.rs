@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use hyper::header::HeaderValue;
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{HeaderName, HeaderValue};
 
-use super::disguise::Disguise;
 use super::limits::Rate;
 use super::paths::ExcludedPaths;
 use super::plain::PlainHttp;
 use super::tokens::Tokens;
 use crate::addr::ServiceName;
 use crate::gate::GateOptions;
+use crate::http::ClientRules;
 use crate::keys::KeyRing;
 use crate::knock::ReceiverOptions;
 use crate::web::WebOptions;
@@ -20,9 +22,9 @@ use crate::web::WebOptions;
 pub struct Options {
     /// Listeners, TLS and limits.
     pub web: WebOptions,
-    /// Those whom plain HTTP is served to.
+    /// Peers that plain HTTP is served to.
     pub plain: PlainHttp,
-    /// The gate whose store is written.
+    /// The gate with the store that is written.
     pub gate: Arc<GateOptions>,
     /// Tokens that may knock.
     pub tokens: Arc<Tokens>,
@@ -53,4 +55,34 @@ pub struct Signed {
     pub receiver: Arc<ReceiverOptions>,
     /// Keys of those who send them.
     pub keys: KeyRing,
+}
+
+/// Settings of the disguise. The secret is a token of the service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Disguise {
+    /// Path of the knock, taken literally.
+    pub path: String,
+    /// Header with the secret.
+    pub secret: HeaderName,
+    /// Header with the label.
+    pub label: HeaderName,
+    /// Header with the address to let in; without one that is the client's own.
+    pub claim: Option<HeaderName>,
+    /// Rules by which the client is known.
+    pub clients: ClientRules,
+    /// The answers.
+    pub answers: Answers,
+}
+
+/// Answers of a disguised service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answers {
+    /// Status of all.
+    pub status: StatusCode,
+    /// Type of their bodies.
+    pub content_type: HeaderValue,
+    /// Body where nothing was opened.
+    pub failure: Bytes,
+    /// Body where an address was let in.
+    pub success: Bytes,
 }

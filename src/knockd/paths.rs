@@ -4,7 +4,7 @@
 //! one decodes twice, another takes `\` for `/`, cuts a segment at `;` or the text at NUL. So a path
 //! is excluded only if it is plain, so that all of them read the same; and only what is left after
 //! decoding once and resolving dots counts. What is not plain is not excluded, nor is anything for a
-//! host that is not plain. This module never says that somebody may pass: at most that nobody need
+//! host that is not plain. This module never says that an address may pass: at most that none need
 //! be asked.
 
 use std::collections::HashMap;
@@ -249,7 +249,7 @@ fn hex(digit: u8) -> Option<u8> {
 enum Readings {
     /// It is none, or a whole URL, which may go to another host.
     NoPath,
-    /// It is not plain, so that nobody can tell which.
+    /// It is not plain, so that no reader can tell which.
     Several,
     /// Each of these by some servers.
     These(Vec<PlainPath>),

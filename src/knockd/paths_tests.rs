@@ -4,7 +4,7 @@ fn excluded(items: &[&str]) -> ExcludedPaths {
     items.iter().map(|item| item.parse::<ExcludedPath>().unwrap()).collect()
 }
 
-/// Excluded paths as somebody might set them.
+/// Excluded paths as an operator might set them.
 fn several() -> ExcludedPaths {
     excluded(&[
         "/public",

@@ -1,19 +1,19 @@
-//! Those whom plain HTTP is served to: this host, and proxies that have the TLS.
+//! Peers that plain HTTP is served to: this host, and proxies that have the TLS.
 //!
 //! A token, or the secret of a disguise, that crosses a network without TLS can be read and used by
-//! whoever is on the path. So a peer of another host that speaks plain HTTP gets no answer, unless
+//! every host on the path. So a peer of another host that speaks plain HTTP gets no answer, unless
 //! the operator wants it in so many words.
 
 use crate::addr::ClientAddr;
 use crate::http::TrustedProxies;
 
-/// Those whom plain HTTP is served to.
+/// Peers that plain HTTP is served to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlainHttp {
     /// This host, trusted proxies, and what load balancers of the PROXY protocol pass on.
     #[default]
     Near,
-    /// Everybody.
+    /// All.
     Anybody,
 }
 

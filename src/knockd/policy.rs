@@ -18,7 +18,7 @@ use crate::gate::{GrantNote, Member, UnixMillis};
 /// Most bytes of a body.
 pub(super) const MOST_BODY: usize = 4_096;
 
-/// What a knock asks for.
+/// Wishes of a knock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
     /// Wished seconds.
@@ -119,7 +119,7 @@ pub enum Refusal {
     Full,
     /// The store keeps no ends.
     #[error(
-        "The allow-set is a plain set, whose members cannot expire; its operator has to add --allow-prefix."
+        "The allow-set is a plain set, and its members cannot expire; its operator has to add --allow-prefix."
     )]
     PlainSet,
     /// The store did not take it.

@@ -26,7 +26,8 @@ use tokio::time::timeout;
 use super::api::{
     ErrorReply, GrantsReply, HealthReply, KnockBody, KnockReply, LeaveBody, LeaveReply, StateReply,
 };
-use super::knocks::{Knocks, Refused};
+use super::caller::Refused;
+use super::knocks::Knocks;
 use super::policy::{MOST_BODY, Refusal};
 use super::{openapi, page};
 use crate::web::Visitor;
@@ -286,7 +287,7 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response = error(status(self.refusal), &self.refusal.to_string());
         if let Some(wait) = self.wait {
-            // Whole seconds, so that whoever waits them comes late enough.
+            // Whole seconds, so that a client that waits them comes late enough.
             let seconds = wait.as_millis().div_ceil(1_000).max(1);
             let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
             response.headers_mut().insert(RETRY_AFTER, seconds.into());

@@ -15,7 +15,7 @@ use crate::addr::ServiceName;
 use crate::duration;
 use crate::gate::grant::{MOST_WHO, TOKEN};
 
-/// Longest grant of a token whose line does not say.
+/// Longest grant of a token with a line that does not say.
 pub const DEFAULT_MAX_TTL: Duration = Duration::from_secs(12 * 3_600);
 
 /// Most bytes of a name, so that the note of a grant holds it.

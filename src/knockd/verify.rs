@@ -1,7 +1,7 @@
 //! Answers proxies that ask whether to let a request through: with a status, from memory.
 //!
 //! The store is never asked on the way, so that one that hangs holds up no request of a site. What
-//! the proxy says about the request counts only from one that is trusted; whoever else asks is
+//! the proxy says about the request counts only from one that is trusted; any other peer that asks is
 //! asking about itself. The answer says nothing of the client, and no answer depends on a token.
 
 use std::sync::Arc;

@@ -274,16 +274,7 @@ impl State {
             Edit::RecordSeen(seen) => {
                 seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
             }
-            Edit::Forget { ip, before_s } => {
-                let ip = ip.to_canonical();
-                if self.seen.get(&ip).is_some_and(|seen_s| seen_s >= before_s) {
-                    return vec![];
-                }
-                let member = Member::from(ip);
-                let allowed = self.member(&member, now).map(|_| Record::Remove(member));
-                let seen = self.seen.get(&ip).map(|_| Record::Unseen(ip));
-                allowed.into_iter().chain(seen).collect()
-            }
+            Edit::Forget { ip, before_s } => self.forget(ip.to_canonical(), *before_s, now),
             Edit::Strike { ip, findtime, bantime, maxretry } => {
                 let source = Member::source_of(*ip);
                 let strikes = self.struck(&source, findtime.as_secs().max(1), now);
@@ -300,6 +291,17 @@ impl State {
                 only_if(there, Record::Clear(source))
             }
         }
+    }
+
+    /// The records that forget an address, unless it was seen since.
+    fn forget(&self, ip: IpAddr, before_s: u64, now: UnixMillis) -> Vec<Record> {
+        let seen = self.seen.get(&ip);
+        if seen.is_some_and(|seen_s| *seen_s >= before_s) {
+            return vec![];
+        }
+        let member = Member::from(ip);
+        let allowed = self.member(&member, now).map(|_| Record::Remove(member));
+        allowed.into_iter().chain(seen.map(|_| Record::Unseen(ip))).collect()
     }
 }
 

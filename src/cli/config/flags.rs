@@ -1,16 +1,15 @@
 //! Turns the settings of a table into the arguments of a command, and parses them with `clap`.
 
-use std::any::TypeId;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Command, FromArgMatches, Parser};
 
+use super::arguments::{blame, to_arguments};
 use super::text::{Section, Setting, Table, Tables, Value};
 use super::{ConfigError, ServiceTable};
-use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::http_args::HttpArgs;
 use crate::cli::knockd_args::KnockdArgs;
@@ -413,72 +412,4 @@ fn near<'c>(command: &'c Command, key: &str) -> Option<&'c str> {
     let known = || command.get_arguments().filter_map(Arg::get_long);
     let of_habit = habits::of_key(key).and_then(|meant| known().find(|known| *known == meant));
     habits::near(key, known()).or(of_habit)
-}
-
-/// Writes a setting as arguments.
-fn to_arguments(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, ConfigError> {
-    let Setting { key, value, line } = setting;
-    let takes_value = !matches!(arg.get_action(), ArgAction::SetTrue);
-    match value {
-        // A flag that may stand without its value.
-        Value::Switch(on) if !takes_value || variables::may_be_bare(arg) => {
-            Ok(if *on { vec![format!("--{key}").into()] } else { vec![] })
-        }
-        Value::Switch(_) => {
-            Err(ConfigError::new(*line, format!("'{key}' is not a switch; write a value")))
-        }
-        Value::Words(_) if !takes_value => {
-            Err(ConfigError::new(*line, format!("'{key}' is a switch; write true or false")))
-        }
-        Value::Words(words) => {
-            let may_repeat = matches!(arg.get_action(), ArgAction::Append);
-            if words.len() != 1 && !may_repeat {
-                let remedy = match key.as_str() {
-                    "service" => "write one, and a table [tunnels.NAME] for each further service",
-                    _ => "write one",
-                };
-                return Err(ConfigError::new(*line, format!("'{key}' has one value; {remedy}")));
-            }
-            Ok(words.iter().map(|word| argument(arg, key, word, base)).collect())
-        }
-    }
-}
-
-fn argument(arg: &Arg, key: &str, word: &str, base: &Path) -> OsString {
-    let is_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
-    let placed = |path: &str| base.join(path).into_os_string();
-    let value = match word.strip_prefix("file:") {
-        _ if is_path => placed(word),
-        Some(path) if key == "gate" => {
-            let mut value = OsString::from("file:");
-            value.push(placed(path));
-            value
-        }
-        _ => word.into(),
-    };
-    let mut argument = OsString::from(format!("--{key}="));
-    argument.push(value);
-    argument
-}
-
-/// Turns an error of `clap` into one with the line of the setting that it is about.
-fn blame(error: &clap::Error, command: &Command, settings: &[Setting]) -> ConfigError {
-    let about = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(text)) => text.clone(),
-        Some(ContextValue::Strings(texts)) => texts.join(" "),
-        _ => String::new(),
-    };
-    let keys: Vec<&str> = about
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("--"))
-        .map(|word| word.split(['=', '<']).next().unwrap_or(word))
-        .collect();
-    if error.kind() == ErrorKind::MissingRequiredArgument {
-        return ConfigError::of_table(format!("lacks {}; add it", keys.join(", ")));
-    }
-    let line = settings.iter().find(|setting| keys.contains(&&*setting.key));
-    let first = settings.iter().map(|setting| setting.line).min().unwrap_or(1);
-    let name = format!("knockpipe {}", command.get_name());
-    let what = one_line(error, command, &name).to_string();
-    ConfigError::new(line.map_or(first, |setting| setting.line), what)
 }

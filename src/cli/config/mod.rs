@@ -10,6 +10,7 @@
 //! new key and nothing is checked in two places. Paths are relative to the directory of the file,
 //! not to that in which the process was started.
 
+mod arguments;
 mod flags;
 mod gate;
 mod show;

@@ -17,7 +17,7 @@ use crate::http::page::{BASE_CSS, CSS, DOM_JS, File, HTML, ICON_SVG, Page, SCRIP
 /// Name of the policy by which a script makes the address of the worker, and of no other script.
 const TRUSTED: &str = "knockpipe-worker";
 
-/// What this page needs beside what every page may do.
+/// Rights of this page beside those of every page.
 const MORE: &str = "; manifest-src 'self'; worker-src 'self'";
 
 const PNG: &str = "image/png";
