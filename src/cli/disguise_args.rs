@@ -80,7 +80,7 @@ pub(super) struct DisguiseArgs {
     #[arg(long, value_name = "TEXT", help_heading = DISGUISE)]
     disguise_body: Option<String>,
 
-    /// Another body for a knock that let somebody in, once the store has the entry [default: the
+    /// Another body for a knock that let an address in, once the store has the entry [default: the
     /// same]
     #[arg(long, value_name = "TEXT", help_heading = DISGUISE)]
     disguise_success: Option<String>,

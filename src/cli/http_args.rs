@@ -81,7 +81,7 @@ pub(super) struct HttpArgs {
     client_ip_header: Option<HeaderName>,
 
     /// Believe every peer, so that each client can choose the address that it is judged by: for
-    /// the command line of redis-knocking, behind a proxy that nobody can go around
+    /// the command line of redis-knocking, behind a proxy that no client can go around
     #[arg(long, conflicts_with = "trusted_proxies", help_heading = HTTP)]
     trust_any_proxy: bool,
 
@@ -172,7 +172,7 @@ enum HttpFlagError {
         "--client-ip-header is the word of proxies, and none is trusted; add --trusted-proxies NET"
     )]
     HeaderOfNobody,
-    /// A unix socket, whose clients have no address.
+    /// A unix socket: its clients have no address.
     #[error(
         "clients at the unix socket {path} have no address to judge; add --trusted-proxies unix for a proxy that names them",
         path = .0.display()

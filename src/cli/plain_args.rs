@@ -8,16 +8,16 @@ use crate::knockd::PlainHttp;
 use crate::run::Failure;
 use crate::web::WebOptions;
 
-/// Whom plain HTTP is served to.
+/// Peers that plain HTTP is served to.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct PlainArgs {
-    /// Serve plain HTTP to everybody, without --tls-cert: who is on the path can read tokens and
+    /// Serve plain HTTP to all hosts, without --tls-cert: who is on the path can read tokens and
     /// use them. Without it that is served to this host, --trusted-proxies and --proxy-from only
     #[arg(long, help_heading = HTTP)]
     allow_plain_http: bool,
 }
 
-/// A service without TLS that would serve nobody.
+/// A service without TLS that would serve no peer.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "-s {0} is for other hosts, and without TLS a token could be read on the way; add --tls-cert and --tls-key, name the proxies that have the TLS with --trusted-proxies, or write --allow-plain-http"
@@ -25,10 +25,10 @@ pub(super) struct PlainArgs {
 struct NoTls(Address);
 
 impl PlainArgs {
-    /// Returns whom plain HTTP is served to.
+    /// Returns the peers that plain HTTP is served to.
     ///
     /// # Errors
-    /// [`Failure::Usage`] if a source could serve nobody.
+    /// [`Failure::Usage`] if a source could serve no peer.
     pub(super) fn options(self, web: &WebOptions) -> Result<PlainHttp, Failure> {
         if self.allow_plain_http {
             return Ok(PlainHttp::Anybody);

@@ -97,9 +97,9 @@ pub(super) struct Translated {
 /// Mistake in a command line of redis-knocking.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TranslateError {
-    /// A header with the client's address, and nobody to trust.
+    /// A header with the client's address, and no proxy to trust.
     #[error(
-        "-ip-header alone lets anybody claim to be 127.0.0.1; add --trusted-proxies with the networks of your proxies, or --trust-any-proxy if nobody can go around them"
+        "-ip-header alone lets any client claim to be 127.0.0.1; add --trusted-proxies with the networks of your proxies, or --trust-any-proxy if no client can go around them"
     )]
     HeaderFromAnybody,
     /// Without its store.

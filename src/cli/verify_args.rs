@@ -8,7 +8,7 @@ use crate::knockd::ExcludedPath;
 /// Paths that proxies let through for anybody.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct VerifyArgs {
-    /// A path that /verify lets through for everybody, with all below it: /path, HOST/path, or
+    /// A path that /verify lets through for all clients, with all below it: /path, HOST/path, or
     /// */path for every host that the proxy names; repeatable
     #[arg(long, value_name = "[HOST]/PATH", help_heading = HTTP)]
     pub(super) exclude_path: Vec<ExcludedPath>,

@@ -40,7 +40,7 @@ pub struct TrustedProxies {
     networks: Nets<()>,
     /// Peers of unix sockets: the mode of the file says who these are.
     unix: bool,
-    /// Every peer, so that the left-most address counts, whoever wrote it.
+    /// Every peer, so that the left-most address counts, also if a client wrote it.
     any: bool,
 }
 
@@ -67,7 +67,7 @@ impl ClientRules {
     }
 
     /// Returns the client of a request that came through `socket`; `None` if that is not known, and
-    /// then nobody may be let in for it.
+    /// then no address may be let in for it.
     pub fn client(&self, socket: ClientAddr, headers: &HeaderMap) -> Option<Peer> {
         let own = own_address(socket);
         if !self.proxies.trusts(socket) {
@@ -88,7 +88,7 @@ impl TrustedProxies {
         Self { any: true, ..Self::default() }
     }
 
-    /// Returns true if it trusts nobody.
+    /// Returns true if it trusts no peer.
     pub fn is_empty(&self) -> bool {
         !self.any && !self.unix && self.networks.is_empty()
     }

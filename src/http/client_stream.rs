@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::net::Stream;
 
-/// Mark of a connection whose answer was broken off. Clones are the same mark.
+/// Mark of a connection with an answer that was broken off. Clones are the same mark.
 #[derive(Clone, Debug, Default)]
 pub struct BrokenOff(Arc<AtomicBool>);
 

@@ -47,7 +47,7 @@ pub struct Form {
     pub body: Bytes,
 }
 
-/// What a connection brought.
+/// Bytes that a connection brought.
 enum Came {
     /// Nothing, so that there is nothing to answer.
     Nothing,

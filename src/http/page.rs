@@ -12,7 +12,7 @@ use hyper::header::{
 use hyper::{HeaderMap, Response, StatusCode};
 use sha2::{Digest, Sha256};
 
-/// What every page may do. A page adds what it needs.
+/// Rights of every page. A page adds what it needs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types";

@@ -20,7 +20,7 @@ const KEPT: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub struct TwoLengths(Arc<AtomicBool>);
 
-/// A connection whose requests are watched.
+/// A connection with requests that are watched.
 pub(super) struct Watched<I> {
     io: I,
     scan: Scan,

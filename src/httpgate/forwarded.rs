@@ -37,7 +37,7 @@ pub(super) struct Hop<'a> {
     pub(super) host: Option<&'a HeaderValue>,
 }
 
-/// Removes what nobody may be believed for, and adds this hop. `client_header` is the operator's
+/// Removes what no client may be believed for, and adds this hop. `client_header` is the operator's
 /// own field with the client's address.
 pub(super) fn set(headers: &mut HeaderMap, hop: Hop<'_>, client_header: Option<&HeaderName>) {
     remove(headers, client_header, hop.is_trusted);

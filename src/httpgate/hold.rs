@@ -1,4 +1,4 @@
-//! Body of a request whose client waits for "100 Continue" (Expect) before it sends it.
+//! Body of a request with a client that waits for "100 Continue" (Expect) before it sends it.
 //!
 //! The server decides whether it wants the body: only with its word, or when it has said nothing
 //! for a while, the body is asked for, and the client told to go on. A server that answers at once

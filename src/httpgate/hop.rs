@@ -35,7 +35,7 @@ pub(super) fn remove(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the fields that Connection names. Host is not among them, whoever names it: a request
+/// Returns the fields that Connection names. Host is not among them, even if it is named: a request
 /// without it would be another one.
 fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());

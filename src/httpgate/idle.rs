@@ -68,7 +68,7 @@ impl<T> IdleSet<T> {
         None
     }
 
-    /// Takes out all whose time is over.
+    /// Takes out all that are kept for too long.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<T> {
         let all = std::mem::take(&mut self.waiting);
         let (over, waiting): (VecDeque<_>, VecDeque<_>) =

@@ -1,7 +1,7 @@
 //! Place that a denied client is sent to: the operator's URL, with the address of the page that it
 //! asked for in a parameter, if so configured.
 //!
-//! The page's address is the client's own word: whoever sends it back after a login has to check
+//! The page's address is the client's own word: a page that sends it back after a login has to check
 //! that it leads to a host of theirs.
 
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Knocks over HTTP: a request with a token, whose answer tells what was granted.
+//! Knocks over HTTP: a request with a token, and an answer that tells what was granted.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};

@@ -40,7 +40,7 @@ const WITHOUT_PARENT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Runs as a keeper; `arguments` are its name, the shell and the command. Returns the status to end
-/// with, which nobody waits for.
+/// with, which no process waits for.
 pub fn run(arguments: &[OsString]) -> u8 {
     keep(arguments).unwrap_or(1)
 }

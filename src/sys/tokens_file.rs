@@ -1,7 +1,7 @@
 //! The file of tokens that may knock over HTTP: read, added to, and written anew without one.
 //!
-//! The same rule applies as to a key file: only its owner may read or change it. Whoever can change
-//! it can let in anybody.
+//! The same rule applies as to a key file: only its owner may read or change it. A user who can
+//! change it can let in any address.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::options::{ConnectionLimit, WebOptions};
 use crate::net::{PER_SESSION, RESERVED, TooFewDescriptors, sessions_that_fit};
 
-/// Connections at once of a service whose further ones wait, while they shake hands.
+/// Connections at once that shake hands, of a service where further ones wait.
 const HANDSHAKES: usize = 256;
 
 /// Limits that the file descriptors of this process allow.

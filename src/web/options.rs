@@ -17,7 +17,7 @@ pub struct WebOptions {
     pub sources: Vec<Source>,
     /// The certificate; `None` is plain HTTP.
     pub tls: Option<ServerTls>,
-    /// Proxies whose word about the client's address counts.
+    /// Proxies that are believed about the client's address.
     pub trusted_proxies: TrustedProxies,
     /// Load balancers that announce their clients with the PROXY protocol.
     pub proxy_from: Arc<Balancers>,
@@ -38,10 +38,10 @@ pub struct WebOptions {
 /// Number of connections at once, and the fate of a further one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionLimit {
-    /// It waits until another ends. For clients that were let in before they are accepted, and
-    /// whose requests may be long. `None` is as many as the descriptors allow.
+    /// It waits until another ends. For clients that were let in before they are accepted, and with
+    /// requests that may be long. `None` is as many as the descriptors allow.
     Wait(Option<usize>),
-    /// It displaces the oldest of the source with most. For services that anybody may talk to, and
-    /// whose requests are short.
+    /// It displaces the oldest of the source with most. For services that any host may talk to, and
+    /// with requests that are short.
     Evict(usize),
 }

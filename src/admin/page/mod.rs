@@ -3,7 +3,7 @@
 //!
 //! It only reads: no request changes anything. Addresses of clients are shown where the operator
 //! said so, and nowhere else. At a loopback address the page answers to names of this machine only,
-//! because a browser on it may have been led there by the name of another site, whose scripts could
+//! because a browser on it may have been led there by the name of another site, and scripts of that could
 //! then read the answer.
 
 use bytes::Bytes;

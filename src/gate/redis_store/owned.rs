@@ -44,7 +44,7 @@ pub(super) struct Anew<'a> {
     pub(super) note: &'a GrantNote,
 }
 
-/// A change of an entry whose note is read.
+/// A change of an entry with a note that is read.
 #[derive(Clone, Copy)]
 enum Change<'a> {
     /// By a `who` that begins so.
