@@ -15,11 +15,11 @@ use super::Done;
 use super::gate_cmd::SourceArgs;
 use super::gate_cmd::grants_of;
 use super::output::{FormArgs, Output, notice, print};
-use super::tokens::read_tokens;
+use super::tokens::{parse_tokens, read_tokens};
 use crate::addr::ServiceName;
 use crate::duration;
 use crate::files::read::read as read_file;
-use crate::knockd::tokens::{DEFAULT_MAX_TTL, Token, TokenHash, Tokens, is_name, name_of};
+use crate::knockd::tokens::{DEFAULT_MAX_TTL, Token, TokenHash, Tokens, is_name, name_of, who};
 use crate::random::random;
 use crate::run::Failure;
 use crate::sys::keyfile::{Access, is_stdin};
@@ -46,10 +46,12 @@ Examples:
 
 const REVOKE_EXAMPLES: &str = "\
 Takes the line out of the file, and ends the grants that the token made: their connections end as
-the gate says. A running knockd knows the token until the next reload (SIGHUP), so reload first
-where its holder may still knock.
+the gate says. A running knockd knows the token until it is reloaded (SIGHUP). Revoke it once more
+after that, which ends what its holder was granted in between.
 
 Example:
+  knockpipe knockd token revoke phone --tokens tokens --gate redis://127.0.0.1
+  systemctl reload knockpipe
   knockpipe knockd token revoke phone --tokens tokens --gate redis://127.0.0.1";
 
 /// `knockpipe knockd token`.
@@ -166,23 +168,14 @@ fn new(args: NewArgs) -> Result<Done, Failure> {
         )));
     }
     let path = &file.tokens;
-    let present = match tokens_file::exists(path) {
-        true => read_tokens(path, Access::default())?,
-        false => Tokens::default(),
-    };
-    if present.named(&name).is_some() {
-        return Err(usage(anyhow!(
-            "there is a token {name} in {}; give another name, or revoke that one first",
-            path.display()
-        )));
+    if tokens_file::exists(path) {
+        // Also its owner and mode.
+        refuse_twin(&read_tokens(path, Access::default())?, &name, path)?;
     }
     let secret = match &from {
         Some(from) => taken_over(from)?,
         None => made()?,
     };
-    if let Some(same) = present.find(&secret) {
-        return Err(usage(anyhow!("this is the token {}; give another one", same.name)));
-    }
     let token = Token {
         name,
         hash: TokenHash::of(&secret),
@@ -192,14 +185,31 @@ fn new(args: NewArgs) -> Result<Done, Failure> {
         one_address,
         sees_grants: see_grants,
     };
-    let written = tokens_file::append(path, &token.to_string());
-    written.map_err(|error| Failure::Runtime(error.into()))?;
+    tokens_file::append(path, |content| {
+        let present = parse_tokens(content, path)?;
+        refuse_twin(&present, &token.name, path)?;
+        match present.find(&secret) {
+            Some(same) => Err(usage(anyhow!("this is the token {}; give another one", same.name))),
+            None => Ok(token.to_string()),
+        }
+    })?;
     if from.is_none() {
         let mut line = Zeroizing::new(String::from_utf8_lossy(&secret).into_owned());
         line.push('\n');
         print(&line)?;
     }
     Ok(Done::Clean)
+}
+
+/// Refuses a name that a token has already.
+fn refuse_twin(present: &Tokens, name: &str, path: &Path) -> Result<(), Failure> {
+    match present.named(name) {
+        Some(_) => Err(Failure::Usage(anyhow!(
+            "there is a token {name} in {}; give another name, or revoke that one first",
+            path.display()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Makes a token of 256 random bits.
@@ -274,18 +284,27 @@ fn revoke(args: &RevokeArgs) -> Result<Done, Failure> {
     let RevokeArgs { name, file, keep_grants, store } = args;
     let path = &file.tokens;
     let tokens = read_tokens(path, Access::default())?;
-    let Some(token) = tokens.named(name) else {
+    let is_listed = tokens.named(name).is_some();
+    if !is_listed {
         notice(&format!("there is no token {} in {}", name.escape_debug(), path.display()));
+    }
+    if !is_name(name) || (!is_listed && *keep_grants) {
         return Ok(Done::Unchanged);
-    };
+    }
     // First, so that a store that cannot be named leaves the token where it is.
     let source = if *keep_grants { None } else { Some(store.find()?) };
-    let is_kept = |line: &str| name_of(line) != Some(name.as_str());
-    let written = tokens_file::retain(path, is_kept);
-    written.map_err(|error| Failure::Runtime(error.into()))?;
-    let ended = source.map(|source| grants_of::end(source, &token.who())).transpose()?;
-    let ended =
-        ended.map_or_else(String::new, |ended| format!(", and {ended} of its grants ended"));
-    print(&format!("token {name} revoked{ended}\n"))?;
+    if is_listed {
+        let is_kept = |line: &str| name_of(line) != Some(name.as_str());
+        tokens_file::retain(path, is_kept)?;
+    }
+    // Also of one that is not listed any more: it may have knocked until the service was reloaded.
+    let ended = source.map(|source| grants_of::end(source, &who(name))).transpose()?;
+    let told = match (is_listed, ended) {
+        (true, Some(ended)) => format!("token {name} revoked, and {ended} of its grants ended\n"),
+        (true, None) => format!("token {name} revoked\n"),
+        (false, Some(0) | None) => return Ok(Done::Unchanged),
+        (false, Some(ended)) => format!("{ended} grants of token {name} ended\n"),
+    };
+    print(&told)?;
     Ok(Done::Clean)
 }

@@ -124,7 +124,7 @@ impl fmt::Debug for TokenHash {
 impl Token {
     /// Returns the name beside its grants.
     pub fn who(&self) -> String {
-        format!("{TOKEN}{}", self.name)
+        who(&self.name)
     }
 
     /// Returns true if it opens `gate`.
@@ -246,6 +246,11 @@ impl Tokens {
     pub fn iter(&self) -> impl Iterator<Item = &Token> {
         self.0.iter()
     }
+}
+
+/// Returns the name of a token beside its grants.
+pub fn who(name: &str) -> String {
+    format!("{TOKEN}{name}")
 }
 
 /// Returns true if a token may have this name.

@@ -4,7 +4,7 @@
 //! change it can let in any address.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
@@ -48,20 +48,25 @@ pub fn exists(path: &Path) -> bool {
     fs::metadata(path).is_ok()
 }
 
-/// Adds a line at the end; makes the file, readable by its owner alone, if there is none. The line
-/// is on disk when this returns.
+/// Adds the line that `make` returns for the present content; makes the file, readable by its owner
+/// alone, if there is none. The line is on disk when this returns. No other command changes the file
+/// meanwhile.
 ///
 /// # Errors
-/// [`TokensFileError`]
-pub fn append(path: &Path, line: &str) -> Result<(), TokensFileError> {
+/// [`TokensFileError`], or that of `make`; then nothing is added.
+pub fn append<E: From<TokensFileError>>(
+    path: &Path,
+    make: impl FnOnce(&str) -> Result<String, E>,
+) -> Result<(), E> {
     let failed = |error| TokensFileError::Unwritable(Name(path.to_owned()), error);
     let place = Place::find(path).map_err(failed)?;
     let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT;
-    let file = place.open(flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
-    let mut file = locked(file).map_err(failed)?;
-    let lines = if ends_in_a_line(&mut file).map_err(failed)? { "" } else { "\n" };
-    let written = file.write_all(format!("{lines}{line}\n").as_bytes());
-    written.and_then(|()| file.sync_all()).and_then(|()| place.sync()).map_err(failed)
+    let (mut file, content) = opened(&place, path, flags).map_err(failed)?;
+    let line = make(&content)?;
+    let before = if content.is_empty() || content.ends_with('\n') { "" } else { "\n" };
+    let written = file.write_all(format!("{before}{line}\n").as_bytes());
+    let written = written.and_then(|()| file.sync_all()).and_then(|()| place.sync());
+    Ok(written.map_err(failed)?)
 }
 
 /// Writes the file anew with the lines that `keep` chooses. A process that reads it has the old
@@ -72,9 +77,7 @@ pub fn append(path: &Path, line: &str) -> Result<(), TokensFileError> {
 pub fn retain(path: &Path, keep: impl Fn(&str) -> bool) -> Result<(), TokensFileError> {
     let failed = |error| TokensFileError::Unwritable(Name(path.to_owned()), error);
     let place = Place::find(path).map_err(failed)?;
-    let old = place.open(OFlag::O_RDWR, Mode::empty()).and_then(locked).map_err(failed)?;
-    let mut content = String::new();
-    (&*old).read_to_string(&mut content).map_err(failed)?;
+    let (old, content) = opened(&place, path, OFlag::O_RDONLY).map_err(failed)?;
     let kept: String = content.split_inclusive('\n').filter(|line| keep(line)).collect();
     replace(&place, &old, &kept).map_err(failed)
 }
@@ -102,19 +105,21 @@ fn replace(place: &Place, old: &File, content: &str) -> io::Result<()> {
     place.sync()
 }
 
-/// Waits until no other command changes the file.
-fn locked(file: File) -> io::Result<Flock<File>> {
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
-}
-
-fn ends_in_a_line(file: &mut File) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(true);
+/// Opens the file once no other command changes it, and reads it.
+fn opened(place: &Place, path: &Path, flags: OFlag) -> io::Result<(Flock<File>, String)> {
+    loop {
+        let file = place.open(flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let file = Flock::lock(file, FlockArg::LockExclusive);
+        let file = file.map_err(|(_, errno)| io::Error::from(errno))?;
+        let id = |seen: &fs::Metadata| (seen.dev(), seen.ino());
+        let locked = id(&file.metadata()?);
+        // While this one waited, another file may have taken its place.
+        if fs::metadata(path).is_ok_and(|there| id(&there) == locked) {
+            let mut content = String::new();
+            (&*file).read_to_string(&mut content)?;
+            return Ok((file, content));
+        }
     }
-    file.seek(SeekFrom::End(-1))?;
-    let mut last = [0];
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
 }
 
 #[cfg(test)]
@@ -124,16 +129,41 @@ mod tests {
 
     use super::*;
 
+    fn add(path: &Path, line: &str) {
+        append(path, |_| Ok::<_, TokensFileError>(line.to_owned())).unwrap();
+    }
+
+    /// Each waits for the lock of a file that the one before replaces.
+    #[test]
+    fn changes_at_once_lose_none_and_bring_none_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        (0..40).for_each(|number| add(&path, &format!("old{number}")));
+        std::thread::scope(|scope| {
+            for number in 0..40 {
+                let path = &path;
+                scope.spawn(move || retain(path, |line| line != format!("old{number}\n")));
+                scope.spawn(move || add(path, &format!("new{number}")));
+            }
+        });
+        let mut left: Vec<String> =
+            read(&path, PRIVATE).unwrap().lines().map(str::to_owned).collect();
+        left.sort();
+        let mut expected: Vec<String> = (0..40).map(|number| format!("new{number}")).collect();
+        expected.sort();
+        assert_eq!(left, expected);
+    }
+
     const PRIVATE: Access = Access { by_others: false, user: None };
 
     #[test]
     fn lines_are_added_and_taken_out_of_a_private_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
-        append(&path, "one").unwrap();
+        add(&path, "one");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         fs::write(&path, "one\ntwo").unwrap();
-        append(&path, "three").unwrap();
+        add(&path, "three");
         assert_eq!(read(&path, PRIVATE).unwrap(), "one\ntwo\nthree\n");
         fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
         retain(&path, |line| !line.starts_with("two")).unwrap();
@@ -146,7 +176,7 @@ mod tests {
     fn a_file_that_others_may_change_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
-        append(&path, "one").unwrap();
+        add(&path, "one");
         fs::set_permissions(&path, Permissions::from_mode(0o660)).unwrap();
         let error = read(&path, PRIVATE).unwrap_err().to_string();
         assert!(error.contains("--tokens") && error.contains("chmod 600"), "{error}");

@@ -28,10 +28,19 @@ fn a_reload_takes_new_tokens_in_and_revoked_ones_out() {
     let revoked = token(&["revoke", "old", "--tokens", file, "--gate", &gate]);
     assert!(revoked.status.success(), "{revoked:?}");
     assert_eq!(revoked.stdout, b"token old revoked, and 1 of its grants ended\n");
+    // Until the reload its holder may knock again.
+    assert_eq!(status(&service, "127.3.0.5", OLD), 200);
     service.end.program.signal(Signal::SIGHUP);
     let is_new = || (status(&service, "127.3.0.3", NEW) == 200).then_some(());
     assert!(poll(NEVER, is_new).is_some(), "{}", service.end.program.tail());
     assert_eq!(status(&service, "127.3.0.4", OLD), 401);
+    let again = || token(&["revoke", "old", "--tokens", file, "--gate", &gate]);
+    let ended = again();
+    assert_eq!(
+        (ended.status.code(), &*ended.stdout),
+        (Some(0), &b"1 grants of token old ended\n"[..])
+    );
+    assert_eq!(again().status.code(), Some(3), "there is nothing left");
 }
 
 #[test]
