@@ -271,8 +271,11 @@ fn readings(target: &[u8]) -> Readings {
     let whole = PlainPath::decode(path);
     let Some(whole) = whole else { return Readings::Several };
     let mut paths = vec![whole];
-    // As a reference to another authority, of which only what follows is the path.
-    if let Some(authority) = path.strip_prefix(b"//")
+    // As a reference to another authority, of which only what follows is the path. Some servers
+    // take any number of slashes in front of it.
+    let slashes = path.iter().take_while(|byte| **byte == b'/').count();
+    let authority = path.get(slashes..).filter(|_| slashes > 1);
+    if let Some(authority) = authority
         && let Some(slash) = authority.iter().position(|byte| *byte == b'/')
     {
         match PlainPath::decode(&authority[slash..]) {

@@ -124,6 +124,8 @@ fn what_servers_read_differently_is_not_excluded() {
         "/admin?u=http://h/public",
         "/admin/http://h/public",
         "//public/admin",
+        "///public/admin",
+        "////public/admin",
         "//x/public/../admin",
     ] {
         assert!(!is_covered(target), "{target}");

@@ -111,6 +111,7 @@ const TRICKS: [&str; 44] = [
     "/public/#/../../admin",
     "/public/%3f/../../admin",
     "//public/admin",
+    "///public/admin",
     "//x/public/../admin",
     "/admin?x=/public",
     "/admin#/public",
