@@ -118,8 +118,9 @@ pub(super) struct KnockdArgs {
     most_grants: GrantLimit,
 
     /// Origin of the web pages that may knock with a browser, or * for any
-    #[arg(long, value_name = "ORIGIN", default_value = "*", help_heading = KNOCK)]
-    allowed_origin: Origin,
+    /// [default: *]
+    #[arg(long, value_name = "ORIGIN", help_heading = KNOCK)]
+    allowed_origin: Option<Origin>,
 
     /// Serve the OpenAPI document at /openapi.json, for anybody
     #[arg(long, help_heading = KNOCK)]
@@ -187,7 +188,10 @@ impl KnockdArgs {
             failures: self.most_failures.0,
             successes: self.most_knocks.0,
             most_grants: self.most_grants.0,
-            allowed_origin: self.allowed_origin.0.clone(),
+            allowed_origin: match &self.allowed_origin {
+                Some(Origin(origin)) => origin.clone(),
+                None => HeaderValue::from_static("*"),
+            },
             has_openapi: self.openapi,
         })
     }
@@ -198,6 +202,8 @@ impl KnockdArgs {
             ("--tokens", self.tokens.is_some()),
             ("--openapi", self.openapi),
             ("--exclude-path", !self.verify.exclude_path.is_empty()),
+            ("--allowed-origin", self.allowed_origin.is_some()),
+            ("--knock-gate", self.udp.is_empty() && !self.rules.knock_gate.is_empty()),
         ];
         let given = flags.into_iter().find(|(_, given)| *given);
         given.map_or(Ok(()), |(flag, _)| Err(DisguiseError::Elsewhere(flag)))

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::HeaderMap;
-use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard};
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard as TurnGuard};
 use tokio::time::Instant as Deadline;
 use tracing::{debug, info, warn};
 
@@ -26,6 +26,7 @@ use crate::gate::{Gate, GrantNote, Member, Peer, UnixMillis, grant};
 use crate::http::client_address::ClientRules;
 use crate::net::clock;
 use crate::observe::{HttpKnockResult, Meters, RefusedKnocks};
+use crate::web::Visitor;
 
 /// Longest time until a change of the store is in the memory of the gate: an answer waits no
 /// longer for it.
@@ -43,36 +44,41 @@ pub(super) struct Knocks {
     pub(super) gate: Gate,
     client_rules: ClientRules,
     meters: Arc<Meters>,
-    limits: Arc<Mutex<Limits>>,
+    progress: Arc<Progress>,
+    refused: RefusedKnocks<HttpKnockResult>,
+}
+
+/// State that goes on in the service that replaces this one.
+#[derive(Default)]
+struct Progress {
+    limits: Mutex<Limits>,
     /// Grants that are being made, and how many at once of each member.
     making: Mutex<HashMap<Member, usize>>,
     /// For each token of one address, where a new grant takes the previous one back: one at a time.
-    turns: HashMap<String, Turn<()>>,
-    refused: RefusedKnocks<HttpKnockResult>,
+    turns: Mutex<HashMap<String, Arc<Turn<()>>>>,
 }
 
 /// A grant that is being made, until this is dropped.
 struct Making<'a> {
-    knocks: &'a Knocks,
+    progress: &'a Progress,
     member: Member,
 }
 
 impl Knocks {
-    /// Creates the knocks at a gate. The limits of a service that it replaces go on with what they
-    /// have counted, or else a reload would end every lock.
+    /// Creates the knocks at a gate. What a service that it replaces has counted goes on, or else a
+    /// reload would end every lock; and so do its grants under way.
     pub(super) fn new(
         options: &Options,
         gate: Gate,
         meters: Arc<Meters>,
         before: Option<&Self>,
     ) -> Self {
-        let one_address = options.tokens.iter().filter(|token| token.one_address);
-        let limits = before.map_or_else(Arc::default, |before| Arc::clone(&before.limits));
-        lock(&limits).set_rates(options.failures, options.successes);
+        let progress = before.map_or_else(Arc::default, |before| Arc::clone(&before.progress));
+        lock(&progress.limits).set_rates(options.failures, options.successes);
+        let has_turns = |name: &str| options.tokens.named(name).is_some_and(|it| it.one_address);
+        lock(&progress.turns).retain(|name, _| has_turns(name));
         Self {
-            limits,
-            making: Mutex::default(),
-            turns: one_address.map(|token| (token.name.clone(), Turn::default())).collect(),
+            progress,
             refused: RefusedKnocks::of(options.web.name.clone()),
             client_rules: ClientRules::forwarded(options.web.trusted_proxies.clone()),
             options: options.clone(),
@@ -97,7 +103,7 @@ impl Knocks {
     /// The refusal of a source that is locked out, of one without an address, or of its token.
     pub(super) fn caller(
         &self,
-        socket: ClientAddr,
+        visitor: &Visitor,
         headers: &HeaderMap,
     ) -> Result<Caller<'_>, Refused> {
         let mut lines = headers.get_all(TOKEN_HEADER).iter();
@@ -106,7 +112,8 @@ impl Knocks {
             (Some(presented), None) => Some(presented.as_bytes()),
             _ => None,
         };
-        self.caller_of(socket, self.client_rules.client(socket, headers), presented)
+        let peer = visitor.client(&self.client_rules, headers);
+        self.caller_of(visitor.address(), peer, presented)
     }
 
     /// Finds out who asks, where the client and what it presents as its token are known; `None` is
@@ -210,6 +217,9 @@ impl Knocks {
         let member: Member = member.map_err(|refusal| self.refuse_caller(caller, refusal))?;
         self.take_success(caller)?;
         let taken = self.gate.take_back(member, &token.who()).await;
+        if !taken.as_ref().is_ok_and(|taken| taken.changed) {
+            self.limits().successes.take_back(caller.sender().source());
+        }
         let removed = taken.map_err(|error| self.store_failed(caller, &error))?.changed;
         if removed {
             self.meters.http_knocks.count(HttpKnockResult::Left);
@@ -296,11 +306,12 @@ impl Knocks {
     }
 
     /// Waits until no other grant of a token that has one at a time is being made.
-    async fn turn(&self, token: &Token) -> Option<TurnGuard<'_, ()>> {
-        match self.turns.get(&token.name) {
-            Some(turn) => Some(turn.lock().await),
-            None => None,
+    async fn turn(&self, token: &Token) -> Option<TurnGuard<()>> {
+        if !token.one_address {
+            return None;
         }
+        let turn = Arc::clone(lock(&self.progress.turns).entry(token.name.clone()).or_default());
+        Some(turn.lock_owned().await)
     }
 
     /// Lists the grants that a new one takes back.
@@ -332,7 +343,7 @@ impl Knocks {
 
     /// Enters a grant that is to be made.
     fn begin_making(&self, member: Member) -> Result<Making<'_>, Refusal> {
-        let mut making = self.making();
+        let mut making = lock(&self.progress.making);
         if !self.gate.has(member) {
             let is_new = |other: &&Member| **other != member && !self.gate.has(**other);
             let others = making.keys().filter(is_new).count();
@@ -341,7 +352,7 @@ impl Knocks {
             }
         }
         *making.entry(member).or_default() += 1;
-        Ok(Making { knocks: self, member })
+        Ok(Making { progress: &self.progress, member })
     }
 
     /// Logs a grant; one that changes another only for those who debug.
@@ -396,17 +407,13 @@ impl Knocks {
     }
 
     fn limits(&self) -> MutexGuard<'_, Limits> {
-        lock(&self.limits)
-    }
-
-    fn making(&self) -> MutexGuard<'_, HashMap<Member, usize>> {
-        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.progress.limits)
     }
 }
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
-        let mut making = self.knocks.making();
+        let mut making = lock(&self.progress.making);
         if let Some(count) = making.get_mut(&self.member) {
             *count -= 1;
             if *count == 0 {
@@ -416,8 +423,8 @@ impl Drop for Making<'_> {
     }
 }
 
-fn lock(limits: &Mutex<Limits>) -> MutexGuard<'_, Limits> {
-    limits.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn reply(grant: Grant) -> GrantReply {

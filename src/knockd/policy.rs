@@ -4,9 +4,10 @@
 //! table. Texts, statuses and the order of the checks are Knocker's: the shape of the body, the
 //! permission, the width of the network, the duration.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::api::{MOST_ADDRESS, MOST_LABEL, MOST_TTL_S};
@@ -225,7 +226,18 @@ fn address(value: Value) -> Result<Named, Refusal> {
         return Err(Refusal::LongAddress);
     }
     let member = text.parse().map_err(|_| Refusal::Address)?;
+    if is_mixed(&text, member) {
+        return Err(Refusal::Address);
+    }
     Ok(Named { member, text })
+}
+
+/// Returns true for a network that is written with an IPv4-mapped address and is wider than these:
+/// it would be one of IPv6, with loopback in it.
+fn is_mixed(text: &str, member: Member) -> bool {
+    let address = text.split('/').next().and_then(|ip| ip.parse::<Ipv6Addr>().ok());
+    let is_mapped = address.is_some_and(|ip| ip.to_ipv4_mapped().is_some());
+    is_mapped && matches!(IpNet::from(member), IpNet::V6(_))
 }
 
 fn gate(value: Value) -> Result<ServiceName, Refusal> {

@@ -73,9 +73,20 @@ fn a_named_address_needs_the_permission_and_is_kept_canonical() {
         let body = format!(r#"{{"ip_address": "{wide}"}}"#);
         assert_eq!(decided(&admin(), &body), Refusal::Wide.to_string(), "{wide}");
     }
-    for none in ["", " 1.2.3.4", "1.2.3.4 ", "1.2.3", "01.2.3.4", "1.2.3.4/33", "1.2.3.4/", "/24"]
-        .into_iter()
-        .chain(["1.2.3.4/-1", "1.2.3.4/+8", "fe80::1%eth0", "[::1]", "localhost", "::1/129"])
+    for none in [
+        "::ffff:10.0.0.0/64",
+        "::ffff:1.2.3.4/95",
+        "",
+        " 1.2.3.4",
+        "1.2.3.4 ",
+        "1.2.3",
+        "01.2.3.4",
+        "1.2.3.4/33",
+        "1.2.3.4/",
+        "/24",
+    ]
+    .into_iter()
+    .chain(["1.2.3.4/-1", "1.2.3.4/+8", "fe80::1%eth0", "[::1]", "localhost", "::1/129"])
     {
         let body = format!(r#"{{"ip_address": "{none}"}}"#);
         assert_eq!(decided(&admin(), &body), Refusal::Address.to_string(), "{none}");

@@ -13,7 +13,7 @@ use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{MethodRouter, get};
@@ -48,6 +48,8 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 type Shared = State<Arc<Knocks>>;
 type Connection = Extension<Arc<Visitor>>;
+/// An answer that no cache keeps: it is for the holder of one token.
+type Unstored<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
 
 /// Returns the routes of the API.
 pub(super) fn router(knocks: Arc<Knocks>) -> Router {
@@ -110,12 +112,12 @@ pub(super) async fn knock(
     Extension(visitor): Connection,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<KnockReply>, Refused> {
-    let caller = knocks.caller(visitor.address(), &headers)?;
+) -> Result<Unstored<KnockReply>, Refused> {
+    let caller = knocks.caller(&visitor, &headers)?;
     visitor.prove();
     let body = read(&headers, body).await;
     let body = body.map_err(|refusal| knocks.refuse_caller(&caller, refusal))?;
-    knocks.knock(&caller, &body).await.map(Json)
+    knocks.knock(&caller, &body).await.map(unstored)
 }
 
 /// Tells whether the client is in, and until when.
@@ -132,10 +134,10 @@ pub(super) async fn state(
     State(knocks): Shared,
     Extension(visitor): Connection,
     headers: HeaderMap,
-) -> Result<Json<StateReply>, Refused> {
-    let caller = knocks.caller(visitor.address(), &headers)?;
+) -> Result<Unstored<StateReply>, Refused> {
+    let caller = knocks.caller(&visitor, &headers)?;
     visitor.prove();
-    Ok(Json(knocks.state(&caller).await))
+    Ok(unstored(knocks.state(&caller).await))
 }
 
 /// Lets the client out, if this token let it in.
@@ -158,12 +160,12 @@ pub(super) async fn leave(
     Extension(visitor): Connection,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<LeaveReply>, Refused> {
-    let caller = knocks.caller(visitor.address(), &headers)?;
+) -> Result<Unstored<LeaveReply>, Refused> {
+    let caller = knocks.caller(&visitor, &headers)?;
     visitor.prove();
     let body = read(&headers, body).await;
     let body = body.map_err(|refusal| knocks.refuse_caller(&caller, refusal))?;
-    knocks.leave(&caller, &body).await.map(Json)
+    knocks.leave(&caller, &body).await.map(unstored)
 }
 
 /// Tells browsers what a page of another origin may send.
@@ -196,10 +198,14 @@ pub(super) async fn grants(
     State(knocks): Shared,
     Extension(visitor): Connection,
     headers: HeaderMap,
-) -> Result<Json<GrantsReply>, Refused> {
-    let caller = knocks.caller(visitor.address(), &headers)?;
+) -> Result<Unstored<GrantsReply>, Refused> {
+    let caller = knocks.caller(&visitor, &headers)?;
     visitor.prove();
-    knocks.list(&caller).await.map(Json)
+    knocks.list(&caller).await.map(unstored)
+}
+
+fn unstored<T>(reply: T) -> Unstored<T> {
+    ([(CACHE_CONTROL, NO_STORE)], Json(reply))
 }
 
 /// Answers that the process lives.

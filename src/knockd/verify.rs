@@ -66,7 +66,7 @@ pub(super) async fn verify(
         // Strangers must not displace the connections of proxies.
         visitor.prove();
     }
-    (verifier.answer(socket, &headers), [(CACHE_CONTROL, NO_STORE)])
+    (verifier.answer(&visitor, &headers), [(CACHE_CONTROL, NO_STORE)])
 }
 
 impl Verifier {
@@ -75,17 +75,17 @@ impl Verifier {
         Self { gate, clients, excluded }
     }
 
-    /// Returns the answer to a question that came through `socket`.
-    pub(super) fn answer(&self, socket: ClientAddr, headers: &HeaderMap) -> StatusCode {
-        if self.is_excluded(socket, headers) || self.is_in(socket, headers) {
+    /// Returns the answer to a question of `visitor`.
+    fn answer(&self, visitor: &Visitor, headers: &HeaderMap) -> StatusCode {
+        if self.is_excluded(visitor.address(), headers) || self.is_in(visitor, headers) {
             StatusCode::OK
         } else {
             StatusCode::UNAUTHORIZED
         }
     }
 
-    fn is_in(&self, socket: ClientAddr, headers: &HeaderMap) -> bool {
-        let client = self.clients.client(socket, headers);
+    fn is_in(&self, visitor: &Visitor, headers: &HeaderMap) -> bool {
+        let client = visitor.client(&self.clients, headers);
         client.is_some_and(|peer| self.gate.pass(peer).is_allowed())
     }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::addr::ClientAddr;
 use crate::frontend::{AdmittedClient, Frontend};
 use crate::gate::Peer;
+use crate::http::client_address::ClientRules;
 use crate::http::{Body, BrokenOff, Form, Head};
 use crate::net::{HandshakeSlot, Slot, SourceGuard};
 use crate::upstream::TargetHealth;
@@ -93,6 +94,15 @@ impl Visitor {
             place,
             _slot: slot,
             _arrival: arrival,
+        }
+    }
+
+    /// Returns the client of a request by `rules`. An address that a load balancer announced is as
+    /// one in a header: never internal.
+    pub fn client(&self, rules: &ClientRules, headers: &HeaderMap) -> Option<Peer> {
+        match rules.client(self.address(), headers) {
+            Some(Peer::Socket(_)) => self.peer(),
+            client => client,
         }
     }
 

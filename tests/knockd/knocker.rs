@@ -128,6 +128,10 @@ fn a_refusal_and_a_wrong_server_are_told_and_no_token_is() {
     let file = file.to_str().unwrap();
     assert!(said(&["http://192.0.2.1/", "--token-file", file]).contains("plain text"));
     assert!(said(&["https://192.0.2.1/"]).contains("add --token-file"));
+    for secret in ["https://u:secret@192.0.2.1/", "https://192.0.2.1/?token=secret"] {
+        let error = said(&[secret, "--token-file", file]);
+        assert!(error.contains("belongs in --token-file") && !error.contains("secret"), "{error}");
+    }
     assert!(said(&["192.0.2.1:6380", "--token-file", file]).contains("write https://HOST/"));
     assert!(said(&["192.0.2.1:6380"]).contains("add -k FILE"));
 }

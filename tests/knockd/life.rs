@@ -33,6 +33,7 @@ fn state(service: &Service, peer: &str, token: &str) -> Value {
     let answer = Ask::new(peer, "GET", "/knock").token(token).send(service.addr());
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("access-control-allow-origin").as_deref(), Some("*"));
+    assert_eq!(answer.header("cache-control").as_deref(), Some("no-store"));
     answer.json()
 }
 

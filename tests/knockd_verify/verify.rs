@@ -77,6 +77,24 @@ fn internal_is_the_socket_and_not_what_a_header_says() {
     }
 }
 
+/// An address in a PROXY header is a load balancer's word, as one in X-Forwarded-For is a proxy's.
+#[test]
+fn internal_is_not_what_a_load_balancer_announces() {
+    let world = World::start(&["--proxy-from", "127.0.0.2", "--internal", "allow"]);
+    let status = |announced: &str| {
+        let question = format!(
+            "PROXY TCP4 {announced} 192.0.2.1 40000 80\r\nGET /verify HTTP/1.1\r\nHost: x\r\n\
+             Connection: close\r\n\r\n"
+        );
+        Answer::parse(&exchange("127.0.0.2", world.addr(), question.as_bytes())).status
+    };
+    for claimed in ["127.0.0.1", "10.1.2.3", "192.168.0.1", OUT] {
+        assert_eq!(status(claimed), 401, "{claimed}");
+    }
+    world.redis.ask("SET allow:10.1.2.3 1");
+    testkit::eventually("the service knows", || status("10.1.2.3") == 200);
+}
+
 /// Its documentation lists these headers; it also passes on those of the client, without a body.
 #[test]
 fn traefiks_requests_are_answered() {
