@@ -85,8 +85,10 @@ fn the_command_runs_once_the_gate_serves_and_its_output_is_passed_through() {
 fn signals_are_passed_on_and_the_answer_of_the_command_counts() {
     let server = Server::hello();
     let dir = tempfile::tempdir().unwrap();
-    let command = "trap 'echo usr1' USR1; trap 'exit 3' TERM; trap 'exit 4' INT; echo ready; \
-                   while :; do sleep 0.05; done";
+    // A shell cannot trap a signal that is ignored where it starts, as SIGINT is in the background.
+    let command = "exec env --default-signal=INT bash -c \"trap 'echo usr1' USR1; \
+                   trap 'exit 3' TERM; trap 'exit 4' INT; echo ready; \
+                   while :; do sleep 0.05; done\"";
     for (signal, status) in [(Signal::SIGTERM, 3), (Signal::SIGINT, 4)] {
         let mut program = run(dir.path(), &server, command);
         ready(&mut program);

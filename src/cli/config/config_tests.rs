@@ -266,3 +266,19 @@ fn what_is_shown_has_the_same_effect() {
         assert_eq!(load().process, config.process, "{shown}");
     }
 }
+
+/// `target` of a web server is a URL, and a default of tunnels is none.
+#[test]
+fn defaults_of_tunnels_need_not_fit_services_that_there_are_not() {
+    let text = r#"
+        [defaults]
+        target = "db.example.org:6380"
+        [tunnels.redis]
+        mode = "encrypt"
+        source = "127.0.0.1:6379"
+        key = "a.key"
+    "#;
+    assert_eq!(plan(text).unwrap().len(), 1);
+    let web = format!("{text}\n[http.web]\nsource = '127.0.0.1:1'\ndeny = '192.0.2.1'\n");
+    assert!(plan(&web).unwrap_err().contains("is no URL of a server"));
+}

@@ -92,6 +92,16 @@ impl Flags {
         }
     }
 
+    /// Returns true if the defaults have to fit this command: those of tunnels even if there is none,
+    /// and those of another kind of service if the file has one. The same key may mean something
+    /// else there.
+    fn is_checked(&self, command: &Command, tables: &Tables) -> bool {
+        let is_of_tunnels = ["encrypt", "decrypt"].contains(&command.get_name());
+        let has_one =
+            |table: &Table| self.command(table).is_ok_and(|it| it.get_name() == command.get_name());
+        is_of_tunnels || tables.services.iter().any(has_one)
+    }
+
     /// Returns the flags of a service by its command; `None` where there is no such command.
     pub(super) fn of_command(&self, name: &str) -> Option<&Command> {
         self.of_services().into_iter().find(|command| command.get_name() == name)
@@ -110,7 +120,7 @@ impl Flags {
         for Table { settings, .. } in &tables.gates {
             self.parse(&self.gate, settings, base)?;
         }
-        for command in self.of_services() {
+        for command in self.of_services().into_iter().filter(|it| self.is_checked(it, tables)) {
             let mut defaults = self.applicable(command, &tables.defaults)?;
             named_gate(&mut defaults, tables)?;
             name_keys(&mut defaults, tables)?;
