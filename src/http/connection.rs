@@ -2,6 +2,9 @@
 //!
 //! Which of both it is was settled by ALPN: a plain connection never changes to HTTP/2, so that the
 //! first line of a request is read in one way only. Knows no route and no client address.
+//!
+//! A connection without a request under way ends after a while in both: hyper looks after that in
+//! HTTP/1.1, and this module in HTTP/2, where requests under way are counted.
 
 use std::error::Error;
 use std::fmt;
@@ -16,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
+use super::streams::Streams;
 use super::two_lengths::Watched;
 
 /// Interval of HTTP/2 pings on a connection with requests under way, and the deadline of their
@@ -24,6 +28,9 @@ const PING: Duration = Duration::from_secs(20);
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 128;
+
+/// Time in which an HTTP/2 client without requests has to agree to the end of its connection.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Version of HTTP that a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +114,12 @@ impl ConnectionLimits {
         R: Fn(Request<Incoming>) -> F + Send,
         F: Future<Output = Option<Response<Body>>> + Send + 'static,
     {
-        let service = service_fn(|request| answered(respond(request)));
+        let streams = Streams::default();
+        let service = service_fn(|request| {
+            let stream = streams.begin();
+            let answer = answered(respond(request));
+            async { Ok::<_, NoAnswer>(answer.await?.map(|body| stream.until_end_of(body))) }
+        });
         let max_header = u32::try_from(self.max_header).unwrap_or(u32::MAX);
         let mut connection = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())
@@ -122,9 +134,15 @@ impl ConnectionLimits {
             biased;
             _ = connection.as_mut() => return,
             () = stop.cancelled() => {}
+            () = streams.none_for(self.header_timeout) => {}
         }
         connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
+        // A client that never agrees would keep the connection.
+        tokio::select! {
+            biased;
+            _ = connection => {}
+            () = streams.none_for(GOODBYE) => {}
+        }
     }
 }
 
@@ -134,3 +152,7 @@ async fn answered(
 ) -> Result<Response<Body>, NoAnswer> {
     answer.await.ok_or(NoAnswer)
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

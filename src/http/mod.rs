@@ -5,6 +5,7 @@
 //!   server          one request and its answer, for metrics and health
 //!   limits          times and sizes that no client of these exceeds
 //!   connection      the requests of one connection of a service
+//!   streams         its requests under way, where several may be
 //!   client_stream   that connection, and its end
 //!   one_form        one answer for a connection, of one form, whatever it sends
 //!   client_address  the client of a request behind proxies
@@ -28,6 +29,7 @@ mod limits;
 mod one_form;
 pub mod page;
 mod server;
+mod streams;
 mod tls;
 mod two_lengths;
 
