@@ -18,9 +18,25 @@ const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Beginning of the names that proxies commonly use, with underscores as dashes.
 const FAMILY: &str = "x-forwarded";
 
-/// Other fields in which proxies commonly name the client.
-const OTHERS: [&str; 5] =
-    ["forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "x-cluster-client-ip"];
+/// Other fields in which proxies commonly name the client, or the host that it asked for.
+const OTHERS: [&str; 16] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "fastly-client-ip",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-envoy-external-address",
+    "x-proxyuser-ip",
+    "x-original-host",
+];
 
 /// One hop, as this end sees it.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +192,9 @@ mod tests {
             ("x-real-ip", "127.0.0.1"),
             ("x_real_ip", "127.0.0.1"),
             ("cf_connecting_ip", "127.0.0.1"),
+            ("fastly-client-ip", "127.0.0.1"),
+            ("x-remote-addr", "127.0.0.1"),
+            ("x_original_host", "evil"),
             ("x-mine", "stays"),
         ]);
         let host = HeaderValue::from_static("a.example:8080");
