@@ -1,4 +1,5 @@
-//! Watch on the heads of requests for two lengths of one body.
+//! Watch on the heads of requests for two lengths of one body, or one that two parsers could read
+//! in two ways.
 //!
 //! A request with both Content-Length and Transfer-Encoding ends at two places, so that a proxy in
 //! front may have taken a part of it for another request. The parser goes by the latter and forgets
@@ -33,6 +34,8 @@ struct Scan {
     place: Place,
     /// The beginning of the line.
     line: Vec<u8>,
+    /// The line is longer than what is kept of it.
+    is_cut: bool,
     head: Head,
 }
 
@@ -78,6 +81,7 @@ impl Scan {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
                     let line = &bytes[..end.unwrap_or(bytes.len())];
                     let room = KEPT.saturating_sub(self.line.len());
+                    self.is_cut |= line.len() > room;
                     self.line.extend_from_slice(&line[..line.len().min(room)]);
                     let Some(end) = end else { break };
                     bytes = &bytes[end + 1..];
@@ -90,6 +94,7 @@ impl Scan {
 
     fn end_line(&mut self) -> bool {
         let line = std::mem::take(&mut self.line);
+        let is_cut = std::mem::take(&mut self.is_cut);
         let line = line.strip_suffix(b"\r").unwrap_or(&line);
         if line.is_empty() {
             return self.head.is_begun && self.end_head();
@@ -99,7 +104,11 @@ impl Scan {
         let (name, value) = (parts.next().unwrap_or_default(), parts.next());
         match value.and_then(|value| str::from_utf8(value).ok()) {
             Some(value) if name.eq_ignore_ascii_case(b"content-length") => {
-                self.head.length = Some(value.trim().parse().unwrap_or(0));
+                let value = value.trim();
+                let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+                self.head.length = value.parse().ok().filter(|_| is_number);
+                // Whoever reads it in another way sees another length.
+                return is_cut || self.head.length.is_none();
             }
             Some(_) if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 self.head.has_coding = true;
@@ -205,6 +214,16 @@ mod tests {
             format!("GET /a HTTP/1.1\r\n{long}\r\nPUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc");
         for text in [TWO, other, &format!("\r\n{TWO}"), &format!("{behind}{TWO}")] {
             assert!(is_found(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_none_or_too_long_to_read_counts_as_two() {
+        let far = format!("{}4", " ".repeat(KEPT));
+        let long = format!("4{}", "0".repeat(KEPT));
+        for length in ["", "+4", "-4", "4, 4", "4x", "0x4", "99999999999999999999", &far, &long] {
+            let text = format!("POST / HTTP/1.1\r\nContent-Length:{length}\r\n\r\n");
+            assert!(is_found(&text), "{length}");
         }
     }
 
