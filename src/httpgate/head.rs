@@ -3,7 +3,8 @@
 //!
 //! hyper has parsed the request and writes another one, with one length, so that nothing of how
 //! the client framed it reaches the server. What two parsers could still read in two ways is
-//! refused here: several hosts or none, codings of the transfer that the server would not hear of.
+//! refused here: several hosts or none, codings of the transfer that the server would not hear of,
+//! a length beside one. A proxy in front may have read such a request in another way.
 //! Paths are passed on as they came: the server alone knows what they mean.
 
 use hyper::header::{
@@ -15,6 +16,7 @@ use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use super::hop;
+use crate::http::TwoLengths;
 
 /// Field of HTTP/1.1 that offers HTTP/2 without TLS.
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -30,6 +32,8 @@ pub(super) enum BadRequest {
     BadHost,
     /// A transfer coding other than chunked.
     Coding,
+    /// A coding and a length.
+    TwoLengths,
     /// A tunnel to somewhere else.
     Connect,
     /// Another expectation than 100-continue.
@@ -85,6 +89,7 @@ impl BadRequest {
             Self::NoHost => "The request names no host.",
             Self::SeveralHosts => "The request names several hosts.",
             Self::BadHost => "The host of the request is not one.",
+            Self::TwoLengths => "The body of the request has two lengths.",
             Self::Coding => "The request has a transfer coding other than chunked.",
             Self::Connect => "CONNECT is for proxies of clients, which this is not.",
             Self::Expectation => "The request expects something other than 100-continue.",
@@ -99,6 +104,9 @@ impl BadRequest {
 pub(super) fn read(head: &Parts) -> Result<Facts, BadRequest> {
     if head.method == Method::CONNECT {
         return Err(BadRequest::Connect);
+    }
+    if head.extensions.get().is_some_and(TwoLengths::is_found) {
+        return Err(BadRequest::TwoLengths);
     }
     let headers = &head.headers;
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();

@@ -106,7 +106,7 @@ fn expect_one(what: &str, request: &str) -> String {
 }
 
 #[test]
-fn a_length_and_a_coding_together_are_one_coding() {
+fn a_length_and_a_coding_together_are_refused() {
     // CL.TE and TE.CL: with the hidden request inside one body, and outside of the other.
     let length = HIDDEN.len() + 5;
     let cl_te = format!(
@@ -119,13 +119,7 @@ fn a_length_and_a_coding_together_are_one_coding() {
         HIDDEN.len()
     );
     for (what, request) in [("CL.TE", cl_te), ("TE.CL", te_cl)] {
-        let seen = expect_one(what, &request);
-        assert!(seen.to_ascii_lowercase().contains("transfer-encoding: chunked"), "{what}: {seen}");
-        assert!(!seen.to_ascii_lowercase().contains("content-length"), "{what}: {seen}");
-        let body = seen.split_once("\r\n\r\n").unwrap().1;
-        assert!(!body.starts_with("GET"), "{what}: {seen}");
-        // After such a request the connection is closed, so that nothing behind it is a request.
-        assert!(what == "TE.CL" || !seen.contains("hidden"), "{what}: {seen}");
+        expect_refused(what, &request);
     }
 }
 
