@@ -1,5 +1,6 @@
 //! Connections that have changed to another protocol, WebSocket for example: bytes both ways until
-//! one side ends, nothing moves for too long, or the client's permission is taken back.
+//! both sides have ended, one of them breaks, nothing moves for too long, or the client's permission
+//! is taken back. An end of one side is passed on, and the other may still answer it.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -34,7 +35,8 @@ struct Counted<'a> {
 }
 
 impl BothSides {
-    /// Passes bytes both ways until one side ends, nothing moves for `idle`, or `ending` resolves.
+    /// Passes bytes both ways until both sides have ended, nothing moves for `idle`, or `ending`
+    /// resolves.
     /// Returns the reason for the end.
     pub(super) async fn relay(
         self,
