@@ -249,7 +249,7 @@ impl HttpArgs {
         if self.trust_any_proxy {
             web.trusted_proxies = TrustedProxies::any();
         }
-        Ok(Options {
+        let mut options = Options {
             web,
             gate,
             client_header: self.client_ip_header.clone().unwrap_or(X_FORWARDED_FOR),
@@ -273,7 +273,12 @@ impl HttpArgs {
                 .clone()
                 .map(|to| to.with_parameter(self.redirect_parameter.clone())),
             logs_decisions: self.has_detail,
-        })
+        };
+        if !options.asks_at_accept() {
+            // Strangers connect, too, and must keep no client out.
+            options.web.connections = ConnectionLimit::Evict(self.max_sessions.0);
+        }
+        Ok(options)
     }
 
     /// Refuses flags that contradict each other.

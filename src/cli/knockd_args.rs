@@ -162,7 +162,7 @@ impl KnockdArgs {
         name: Option<Arc<str>>,
         user: Option<Uid>,
     ) -> Result<Options, Failure> {
-        let connections = ConnectionLimit::Evict(self.max_sessions.0);
+        let connections = ConnectionLimit::Evict(Some(self.max_sessions.0));
         let gate = self.gate.options(self.web.access(user))?;
         let gate = gate.ok_or(UsageError::NoStore)?;
         let signed = self.signed(name.as_deref(), user)?;

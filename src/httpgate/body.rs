@@ -4,17 +4,22 @@
 //! A body ends before its time when nothing moves for too long, when the gate takes the client's
 //! permission back, or when the other side of the exchange has gone. The receiver then sees a
 //! broken message and never a shorter one.
+//!
+//! hyper asks for no more of a body while its client takes none: a task then watches for the end.
+//! In HTTP/1.1 a client can leave but so much untaken before the end of its connection is due; in
+//! HTTP/2 it can take nothing of one answer for ever, so that each is watched from its beginning.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::hold::{Hold, NeverSent};
 use super::server::Lease;
@@ -24,6 +29,9 @@ use crate::web::Visitor;
 
 /// Bytes after which an answer is one that may take long.
 const LONG: usize = 64 * 1024;
+
+/// Time in which hyper has to ask once more for an answer that has to end.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// Resolves when an exchange has to end although both sides go on. Holds the gate's permit.
 pub(super) type Ending = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
@@ -53,6 +61,23 @@ pub(super) struct Held {
     pub(super) slot: Slot,
 }
 
+/// Use of a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// One request at a time: HTTP/1.1.
+    Single,
+    /// Several requests of one client.
+    Client,
+    /// Requests of several clients, which a trusted proxy brings.
+    Proxy,
+}
+
+/// A client's connection, as far as an answer can end it.
+pub(super) struct Client {
+    pub(super) visitor: Arc<Visitor>,
+    pub(super) line: Line,
+}
+
 /// Limit of the time in which nothing comes.
 #[derive(Debug)]
 struct Stall {
@@ -80,8 +105,7 @@ pub(super) struct ResponseBody {
     body: Incoming,
     lease: Option<Lease>,
     end: EarlyEnd,
-    /// The client's connection, if it has no other client.
-    visitor: Option<Arc<Visitor>>,
+    client: Client,
     stall: Stall,
     /// Bytes so far, up to [`LONG`].
     bytes: usize,
@@ -95,7 +119,21 @@ enum EarlyEnd {
     /// Not waited for, since the answer may be short.
     Unwatched(Ending),
     /// Waited for by a task, because hyper asks for no more of a body while its client reads none.
-    Watched { told: Pin<Box<WaitForCancellationFutureOwned>>, _watch: DropGuard },
+    Watched { told: oneshot::Receiver<BrokenBody>, moved: Moved, _watch: DropGuard },
+}
+
+/// Frames so far, for the task that watches.
+#[derive(Clone, Default)]
+struct Moved(Arc<AtomicUsize>);
+
+/// Causes for the early end of an answer that a task watches for.
+struct Watch {
+    ending: Option<Ending>,
+    /// Longest time in which it does not move.
+    idle: Option<Duration>,
+    moved: Moved,
+    visitor: Arc<Visitor>,
+    line: Line,
 }
 
 // === impl Stall ===
@@ -192,39 +230,103 @@ impl Drop for RequestBody {
     }
 }
 
+// === impl Watch ===
+
+impl Watch {
+    /// Starts to watch.
+    fn start(self) -> EarlyEnd {
+        let (tell, told) = oneshot::channel();
+        let over = CancellationToken::new();
+        let moved = self.moved.clone();
+        let is_over = over.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = is_over.cancelled() => {}
+                () = self.run(tell) => {}
+            }
+        });
+        EarlyEnd::Watched { told, moved, _watch: over.drop_guard() }
+    }
+
+    async fn run(mut self, tell: oneshot::Sender<BrokenBody>) {
+        let ending = async {
+            match &mut self.ending {
+                Some(ending) => drop(ending.await),
+                None => std::future::pending().await,
+            }
+        };
+        let cause = tokio::select! {
+            () = ending => BrokenBody::Ended,
+            () = self.moved.stalled(self.idle) => BrokenBody::Stalled,
+        };
+        let is_revoked = matches!(cause, BrokenBody::Ended);
+        let _ = tell.send(cause);
+        if self.line == Line::Proxy || !is_revoked {
+            // Other requests of this connection may go on, unless this one does not end.
+            sleep(LAST_LOOK).await;
+        }
+        self.visitor.end();
+    }
+}
+
+impl Moved {
+    fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits until there was no frame for this long, and at most twice that.
+    async fn stalled(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return std::future::pending().await };
+        let mut seen = self.0.load(Ordering::Relaxed);
+        loop {
+            sleep(limit).await;
+            let now = self.0.load(Ordering::Relaxed);
+            if now == seen {
+                return;
+            }
+            seen = now;
+        }
+    }
+}
+
 // === impl EarlyEnd ===
 
 impl EarlyEnd {
     /// Waits for the end from now on, whether the body is asked for or not.
-    fn watch(&mut self, visitor: Option<&Arc<Visitor>>) {
-        let ending = match std::mem::replace(self, Self::Never) {
-            Self::Unwatched(ending) => ending,
-            other => {
-                *self = other;
-                return;
+    fn watch(&mut self, client: &Client) {
+        *self = match std::mem::replace(self, Self::Never) {
+            Self::Unwatched(ending) => {
+                let Client { visitor, line } = client;
+                let visitor = Arc::clone(visitor);
+                let moved = Moved::default();
+                // In HTTP/1.1 the connection has the same limit.
+                Watch { ending: Some(ending), idle: None, moved, visitor, line: *line }.start()
             }
+            other => other,
         };
-        let (told, over) = (CancellationToken::new(), CancellationToken::new());
-        let tell = told.clone();
-        let is_over = over.clone();
-        let visitor = visitor.cloned();
-        tokio::spawn(async move {
-            tokio::select! {
-                _reason = ending => {
-                    tell.cancel();
-                    visitor.iter().for_each(|visitor| visitor.end());
-                }
-                () = is_over.cancelled() => {}
-            }
-        });
-        *self = Self::Watched { told: Box::pin(told.cancelled_owned()), _watch: over.drop_guard() };
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Watched { told, .. } => told.as_mut().poll(cx),
-            Self::Never | Self::Unwatched(_) => Poll::Pending,
+    /// Notes a frame that came.
+    fn moved(&self) {
+        if let Self::Watched { moved, .. } = self {
+            moved.note();
         }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BrokenBody> {
+        let cause = match self {
+            Self::Never => return Poll::Pending,
+            Self::Unwatched(ending) => {
+                std::task::ready!(ending.as_mut().poll(cx));
+                BrokenBody::Ended
+            }
+            Self::Watched { told, .. } => {
+                std::task::ready!(Pin::new(told).poll(cx)).unwrap_or(BrokenBody::Ended)
+            }
+        };
+        *self = Self::Never;
+        Poll::Ready(cause)
     }
 }
 
@@ -237,12 +339,20 @@ impl ResponseBody {
         lease: Lease,
         held: Held,
         idle: Option<Duration>,
-        visitor: Option<Arc<Visitor>>,
+        client: Client,
     ) -> Self {
         let Held { ending, slot } = held;
-        let end = ending.map_or(EarlyEnd::Never, EarlyEnd::Unwatched);
-        let stall = Stall::new(idle);
-        Self { body, lease: Some(lease), end, visitor, stall, bytes: 0, _slot: slot }
+        let (end, stall) = match client.line {
+            Line::Single => (ending.map_or(EarlyEnd::Never, EarlyEnd::Unwatched), idle),
+            _ if body.is_end_stream() => (EarlyEnd::Never, None),
+            line => {
+                let visitor = Arc::clone(&client.visitor);
+                let watch = Watch { ending, idle, moved: Moved::default(), visitor, line };
+                (watch.start(), None)
+            }
+        };
+        let stall = Stall::new(stall);
+        Self { body, lease: Some(lease), end, client, stall, bytes: 0, _slot: slot }
     }
 
     /// Lets the server's connection wait for another request.
@@ -255,25 +365,31 @@ impl ResponseBody {
     /// Notes a frame that came.
     fn came(&mut self, frame: &Frame<Bytes>) {
         self.stall.moved();
+        self.end.moved();
         if self.bytes < LONG {
             self.bytes += frame.data_ref().map_or(0, Bytes::len);
             if self.bytes >= LONG {
-                self.end.watch(self.visitor.as_ref());
+                self.end.watch(&self.client);
             }
         }
     }
 
-    /// Breaks the client's answer off.
+    /// Breaks the client's answer off. HTTP/2 has a word for that, and the connection lives on.
     fn broken(&self, cause: impl Into<BrokenBody>) -> BrokenBody {
-        self.visitor.iter().for_each(|visitor| visitor.break_off());
-        cause.into()
+        let cause = cause.into();
+        match (self.client.line, &cause) {
+            (Line::Single, _) => self.client.visitor.break_off(),
+            (Line::Client, BrokenBody::Ended) => self.client.visitor.end(),
+            (Line::Client | Line::Proxy, _) => {}
+        }
+        cause
     }
 
     /// Waits for a cause to end before the sender does.
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BrokenBody> {
-        self.end.watch(self.visitor.as_ref());
-        if self.end.poll(cx).is_ready() {
-            return Poll::Ready(BrokenBody::Ended);
+        self.end.watch(&self.client);
+        if let Poll::Ready(cause) = self.end.poll(cx) {
+            return Poll::Ready(cause);
         }
         self.stall.poll(cx).map(|()| BrokenBody::Stalled)
     }
@@ -287,8 +403,8 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
-        if self.end.poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(self.broken(BrokenBody::Ended))));
+        if let Poll::Ready(cause) = self.end.poll(cx) {
+            return Poll::Ready(Some(Err(self.broken(cause))));
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {

@@ -4,25 +4,27 @@
 //! once more when a connection is accepted: a stranger is then closed before a byte is read, and a
 //! revocation ends the whole connection. Otherwise each request has a permit of its own.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use rand::RngExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answers;
+use super::body::Line;
 use super::forwarded;
 use super::head;
 use super::options::{Options, TargetHost};
 use super::passage::Passage;
 use super::redirect::{Page, Redirect};
 use super::server::{Server, ServerParts};
-use crate::addr::ServiceName;
+use crate::addr::{ClientAddr, ServiceName};
 use crate::gate::{Denied, Gate, OnRevoke, Peer, Permit};
 use crate::http::Body;
 use crate::http::client_address::ClientRules;
@@ -75,8 +77,6 @@ pub struct Parts {
     pub meters: Arc<Meters>,
     /// Its servers, resolved.
     pub targets: Arc<Targets>,
-    /// Requests at once.
-    pub requests: usize,
 }
 
 /// An admitted client: its address, and the permit of the request where the connection has none.
@@ -115,9 +115,10 @@ impl Options {
 // === impl HttpGate ===
 
 impl HttpGate {
-    /// Creates the gate in front of these servers.
-    pub fn new(options: &Options, parts: Parts) -> Self {
-        let Parts { gate, meters, targets, requests } = parts;
+    /// Creates the gate in front of these servers. Where it replaces `before`, the requests there
+    /// count here, too.
+    pub fn new(options: &Options, parts: Parts, before: Option<&Self>) -> Self {
+        let Parts { gate, meters, targets } = parts;
         let server = Server::new(ServerParts {
             targets,
             dial: options.dial(),
@@ -149,7 +150,8 @@ impl HttpGate {
             host: options.host.clone(),
             idle_time: options.idle_time,
             server,
-            slots: Slots::new(requests),
+            // Its number is told with the capacity.
+            slots: before.map_or_else(|| Slots::new(0), |before| before.slots.clone()),
             failures: Arc::new(Failures::of(options.web.name.clone())),
             meters,
         }
@@ -160,14 +162,21 @@ impl HttpGate {
         self.name.as_deref()
     }
 
-    /// Decides about a request. `None` is a denial.
-    async fn admit(&self, request: &Request<Incoming>, visitor: &Visitor) -> Option<Client> {
+    /// Decides about a request.
+    ///
+    /// # Errors
+    /// The client that is denied, as far as it is known.
+    async fn admit(
+        &self,
+        request: &Request<Incoming>,
+        visitor: &Visitor,
+    ) -> Result<Client, Option<Peer>> {
         let peer = if self.trusts(visitor) {
             self.client.client(visitor.address(), request.headers())
         } else {
             visitor.peer()
         };
-        let peer = match peer? {
+        let peer = match peer.ok_or(None)? {
             Peer::Announced(ip) if self.believes_internal => Peer::Socket(ip),
             peer => peer,
         };
@@ -183,7 +192,7 @@ impl HttpGate {
         if self.logs_decisions {
             self.log_decision(peer, client.is_some());
         }
-        client
+        client.ok_or(Some(peer))
     }
 
     /// Writes the line of redis-knocking about a decision.
@@ -201,11 +210,17 @@ impl HttpGate {
     }
 
     /// Answers a request that is denied: with another page, or not at all.
-    async fn deny(&self, request: Request<Incoming>, visitor: &Visitor) -> Option<Response<Body>> {
+    async fn deny(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<Peer>,
+        visitor: &Visitor,
+    ) -> Option<Response<Body>> {
         self.meters.refused.count(CloseReason::GateDenied);
-        self.count_failure(CloseReason::GateDenied, visitor);
+        self.count_failure(CloseReason::GateDenied, peer, visitor);
+        let line = self.line(&request, visitor);
         let Some(redirect) = &self.redirect else {
-            self.stay_silent(visitor).await;
+            self.stay_silent(line, visitor).await;
             return None;
         };
         let (head, _) = request.into_parts();
@@ -222,24 +237,51 @@ impl HttpGate {
         redirect.location(page).map(answers::found)
     }
 
-    /// Waits as long as a denied client is kept, before its connection ends as it is to end.
-    async fn stay_silent(&self, visitor: &Visitor) {
-        match self.gate.options().denied {
-            Denied::Close => {}
-            Denied::Reset => visitor.break_off(),
+    /// Waits as long as a denied client is kept, before its connection ends as it is to end. One
+    /// that other clients use, too, stays.
+    async fn stay_silent(&self, line: Line, visitor: &Visitor) {
+        let is_reset = match self.gate.options().denied {
+            Denied::Close => false,
+            Denied::Reset => true,
             Denied::Tarpit => {
                 let longer = rand::rng().random_range(0.0..JITTER);
                 sleep(self.tarpit.mul_f64(1.0 + longer)).await;
-                visitor.break_off();
+                true
             }
+        };
+        match line {
+            Line::Single if is_reset => visitor.break_off(),
+            // Without an answer, HTTP/1.1 ends by itself.
+            Line::Single | Line::Proxy => {}
+            Line::Client if is_reset => visitor.end(),
+            Line::Client => visitor.close(),
         }
     }
 
-    /// Counts a failure, for the log's summaries.
-    pub(super) fn count_failure(&self, reason: CloseReason, visitor: &Visitor) {
-        match visitor.address().source() {
+    /// Returns the use of the connection that a request came on.
+    pub(super) fn line<B>(&self, request: &Request<B>, visitor: &Visitor) -> Line {
+        match request.version() {
+            Version::HTTP_2 if self.trusts(visitor) => Line::Proxy,
+            Version::HTTP_2 => Line::Client,
+            _ => Line::Single,
+        }
+    }
+
+    /// Counts a failure of a client, for the log's summaries: behind a trusted proxy, of the one
+    /// that it names.
+    pub(super) fn count_failure(
+        &self,
+        reason: CloseReason,
+        client: Option<Peer>,
+        visitor: &Visitor,
+    ) {
+        let address = match client.and_then(Peer::ip).filter(|_| self.trusts(visitor)) {
+            Some(ip) => ClientAddr::Ip(SocketAddr::new(ip, 0)),
+            None => visitor.address(),
+        };
+        match address.source() {
             Some(source) => self.failures.failed(reason, &source),
-            None => self.failures.failed(reason, &visitor.address()),
+            None => self.failures.failed(reason, &address),
         };
     }
 
@@ -286,11 +328,21 @@ impl Application for HttpGate {
         request: Request<Incoming>,
         visitor: Arc<Visitor>,
     ) -> Option<Response<Body>> {
-        let Some(client) = self.admit(&request, &visitor).await else {
-            return self.deny(request, &visitor).await;
+        if self.trusts(&visitor) && !self.believes_internal {
+            // It is listed, whoever its client is.
+            visitor.prove();
+        }
+        let client = match self.admit(&request, &visitor).await {
+            Ok(client) => client,
+            Err(peer) => return self.deny(request, peer, &visitor).await,
         };
+        visitor.prove();
         let Client { peer, permit } = client;
         Passage { gate: self, visitor, peer }.pass(request, permit).await
+    }
+
+    fn set_capacity(&self, connections: usize) {
+        self.slots.set_limit(connections);
     }
 
     fn begin(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) {
@@ -311,7 +363,7 @@ impl Application for HttpGate {
                 () = stopped.cancelled() => {}
                 () = async { tokio::join!(upkeep, watch); } => {}
             }
-            gate.server.clear();
+            gate.server.stop();
         });
     }
 

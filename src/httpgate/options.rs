@@ -8,8 +8,9 @@ use hyper::header::{HeaderName, HeaderValue};
 use super::redirect::Redirect;
 use crate::addr::{Address, BindAddress};
 use crate::gate::GateOptions;
+use crate::net::PER_SESSION;
 use crate::upstream::probe::Check;
-use crate::web::WebOptions;
+use crate::web::{Needs, WebOptions};
 
 /// Settings of the gate in front of a web server.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,5 +64,10 @@ impl Options {
     /// can change its answer, nor does a denied client get one.
     pub fn asks_at_accept(&self) -> bool {
         self.web.trusted_proxies.is_empty() && self.redirect.is_none()
+    }
+
+    /// Returns the descriptors that it needs: a connection has one to a server.
+    pub fn needs(&self) -> Needs {
+        Needs { each: PER_SESSION, beside: self.keep }
     }
 }

@@ -1,5 +1,6 @@
 //! Way of one admitted request to the server, and of the answer back.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use http_body_util::BodyExt;
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::answers::{Failure, bad_request};
-use super::body::{Ending, Held, RequestBody, ResponseBody};
+use super::body::{Client, Ending, Held, Line, RequestBody, ResponseBody};
 use super::forwarded::{self, Hop};
 use super::gate::HttpGate;
 use super::head::{self, Facts, HostOfServer, Length};
@@ -42,12 +43,11 @@ impl Passage {
         permit: Option<Permit>,
     ) -> Option<Response<Body>> {
         let Some(slot) = self.gate.slots.try_acquire() else {
-            self.gate.count_failure(CloseReason::LimitReached, &self.visitor);
+            self.gate.count_failure(CloseReason::LimitReached, Some(self.peer), &self.visitor);
             return Some(Failure::Full.answer());
         };
         let mut ending = permit.map(|permit| Box::pin(self.gate.revoked(permit)) as Ending);
-        // Clients of HTTP/2 share a connection where a proxy brings them.
-        let is_sole = request.version() != Version::HTTP_2 || matches!(self.peer, Peer::Socket(_));
+        let line = self.gate.line(&request, &self.visitor);
         let client_upgrade = hyper::upgrade::on(&mut request);
         let (head, body) = request.into_parts();
         let facts = match head::read(&head) {
@@ -58,7 +58,12 @@ impl Passage {
         let answered = match &mut ending {
             Some(ending) => tokio::select! {
                 biased;
-                _revoked = ending => return None,
+                _revoked = ending => {
+                    if line == Line::Client {
+                        self.visitor.end();
+                    }
+                    return None;
+                }
                 answered = self.gate.server.exchange(outgoing) => answered,
             },
             None => self.gate.server.exchange(outgoing).await,
@@ -73,8 +78,8 @@ impl Passage {
                 head::to_client(&mut head.headers);
                 head.version = Version::HTTP_11;
                 let idle = self.gate.idle_time;
-                let body =
-                    ResponseBody::new(body, lease, held, idle, is_sole.then_some(self.visitor));
+                let client = Client { visitor: self.visitor, line };
+                let body = ResponseBody::new(body, lease, held, idle, client);
                 Some(Response::from_parts(head, body.map_err(Into::into).boxed_unsync()))
             }
             Err(cause) => self.failed(&cause),
@@ -139,7 +144,11 @@ impl Passage {
             // It has left, or sent no more of its request.
             return None;
         }
-        let reason = cause.reason();
+        Some(self.fail(cause.reason(), cause, Failure::from(cause)))
+    }
+
+    /// Counts and logs a failure of the server; returns the answer.
+    fn fail(&self, reason: CloseReason, cause: &dyn Display, failure: Failure) -> Response<Body> {
         let gate = &self.gate;
         let source = self.visitor.address();
         if gate.failures.failed_unless_first(reason, &source) == Logged::Now {
@@ -147,7 +156,7 @@ impl Passage {
             let client = self.peer.ip().map(tracing::field::display);
             warn!(tunnel, client, %reason, error = %cause, "request failed");
         }
-        Some(Failure::from(cause).answer())
+        failure.answer()
     }
 
     /// Changes both connections to the protocol that the client asked for and the server agrees on.
@@ -159,12 +168,14 @@ impl Passage {
         held: Held,
     ) -> Option<Response<Body>> {
         let agreed = hop::upgrade(response.headers());
-        let (Some(protocol), Some(asked)) = (agreed, &facts.upgrade) else {
-            return Some(Failure::Broken.answer());
+        let is_asked_for = |protocol: &HeaderValue| {
+            let asked = facts.upgrade.as_ref();
+            asked.is_some_and(|asked| protocol.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
         };
-        if !protocol.as_bytes().eq_ignore_ascii_case(asked.as_bytes()) {
-            return Some(Failure::Broken.answer());
-        }
+        let Some(protocol) = agreed.filter(is_asked_for) else {
+            let cause = "the server changes to a protocol that the client did not ask for";
+            return Some(self.fail(CloseReason::PlainReset, &cause, Failure::Broken));
+        };
         let sides = BothSides { client, server: hyper::upgrade::on(&mut response) };
         let idle = self.gate.idle_time;
         let visitor = Arc::clone(&self.visitor);

@@ -10,7 +10,7 @@
 
 use std::error::Error as _;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ pub(super) struct Server {
     meters: Arc<Meters>,
     /// Idle connections of each worker.
     idle: Box<[Mutex<IdleSet<Connection>>]>,
+    /// None is kept any more.
+    is_stopped: AtomicBool,
 }
 
 /// Settings of [`Server`].
@@ -158,7 +160,8 @@ impl Server {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let each = idle.div_ceil(workers);
         let idle = (0..workers).map(|_| Mutex::new(IdleSet::new(each))).collect();
-        Arc::new(Self { targets, dial, dial_time, answer_time, meters, idle })
+        let is_stopped = AtomicBool::new(false);
+        Arc::new(Self { targets, dial, dial_time, answer_time, meters, idle, is_stopped })
     }
 
     /// Returns its targets.
@@ -277,7 +280,13 @@ impl Server {
     }
 
     fn put(&self, connection: Connection, keep: Duration) {
-        let surplus = self.of_worker().put(connection, Instant::now(), keep);
+        let mut idle = self.of_worker();
+        // Looked at under the lock, under which those that are there end.
+        if self.is_stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let surplus = idle.put(connection, Instant::now(), keep);
+        drop(idle);
         drop(surplus);
     }
 
@@ -289,8 +298,9 @@ impl Server {
         }
     }
 
-    /// Ends all that wait.
-    pub(super) fn clear(&self) {
+    /// Ends all that wait, and lets none wait any more.
+    pub(super) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
         for idle in &self.idle {
             let all = lock(idle).clear();
             drop(all);

@@ -217,8 +217,8 @@ impl ServiceOptions {
     pub fn need(&self) -> u64 {
         match self {
             Self::Tunnel(options) => tunnel::Capacity::asked(options),
-            Self::Knockd(options) => web::Capacity::asked(&options.web, 0),
-            Self::Http(options) => web::Capacity::asked(&options.web, options.keep),
+            Self::Knockd(options) => web::Capacity::asked(&options.web, web::Needs::ALONE),
+            Self::Http(options) => web::Capacity::asked(&options.web, options.needs()),
         }
     }
 
@@ -234,11 +234,11 @@ impl ServiceOptions {
                 Ok(Capacity::Tunnel(tunnel::Capacity { lacking, ..capacity }))
             }
             Self::Knockd(options) => {
-                let capacity = web::Capacity::of(&options.web, descriptors, 0)?;
+                let capacity = web::Capacity::of(&options.web, descriptors, web::Needs::ALONE)?;
                 Ok(Capacity::Web(web::Capacity { lacking, ..capacity }))
             }
             Self::Http(options) => {
-                let capacity = web::Capacity::of(&options.web, descriptors, options.keep)?;
+                let capacity = web::Capacity::of(&options.web, descriptors, options.needs())?;
                 Ok(Capacity::Web(web::Capacity { lacking, ..capacity }))
             }
         }

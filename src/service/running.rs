@@ -271,13 +271,9 @@ fn start_http(
 ) -> WebService<HttpGate> {
     let HttpNeeds { web: WebNeeds { gate, meters }, targets } = needs;
     let gate = gate.map(|gate| succeeding(&gate, before)).expect("its options have a gate");
-    let parts = httpgate::Parts {
-        gate: gate.clone(),
-        meters: Arc::clone(&meters),
-        targets,
-        requests: capacity.sessions,
-    };
-    let application = Arc::new(HttpGate::new(options, parts));
+    let parts = httpgate::Parts { gate: gate.clone(), meters: Arc::clone(&meters), targets };
+    let before_it = before.map(|before| &**before.application());
+    let application = Arc::new(HttpGate::new(options, parts, before_it));
     let asks_at_accept = options.asks_at_accept();
     let parts = WebParts { gate: Some(gate), asks_at_accept, meters, application };
     WebService::new(&options.web, parts, capacity, before)

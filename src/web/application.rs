@@ -17,7 +17,8 @@ use crate::upstream::TargetHealth;
 
 /// The part of a service that answers requests.
 pub trait Application: Send + Sync + 'static {
-    /// Answers a request of `visitor`; `None` ends the connection without a byte. An upgraded
+    /// Answers a request of `visitor`. `None` is no byte of an answer: it ends a connection of
+    /// HTTP/1.1, and of HTTP/2 only the request, unless the visitor is told to end. An upgraded
     /// connection has to keep the visitor, and to end with [`Visitor::cut`].
     fn respond(
         self: Arc<Self>,
@@ -41,6 +42,9 @@ pub trait Application: Send + Sync + 'static {
         async { None }
     }
 
+    /// Changes its limits to those of so many connections at once.
+    fn set_capacity(&self, _connections: usize) {}
+
     /// Starts background tasks, which end with `stop`.
     fn begin(self: &Arc<Self>, _tasks: &TaskTracker, _stop: &CancellationToken) {}
 
@@ -59,8 +63,10 @@ pub struct Visitor {
     client: AdmittedClient,
     is_encrypted: bool,
     frontend: Arc<Frontend>,
-    /// Cancelled when the connection has to end.
+    /// Cancelled when the connection has to end with a reset.
     ended: CancellationToken,
+    /// Cancelled when it has to end without one.
+    closed: CancellationToken,
     broken_off: BrokenOff,
     /// The place of a connection that may be evicted.
     place: Option<HandshakeSlot>,
@@ -90,6 +96,7 @@ impl Visitor {
             is_encrypted,
             frontend,
             ended: CancellationToken::new(),
+            closed: CancellationToken::new(),
             broken_off,
             place,
             _slot: slot,
@@ -142,6 +149,16 @@ impl Visitor {
     /// Ends the connection at once, in the middle of an answer.
     pub fn end(&self) {
         self.ended.cancel();
+    }
+
+    /// Ends the connection at once, as one that has nothing more to say.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Waits until [`Self::close`] is called.
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 
     /// Notes that an answer is broken off: the connection ends with a reset, so that no client

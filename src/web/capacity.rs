@@ -24,31 +24,46 @@ pub struct Capacity {
     pub lacking: u64,
 }
 
+/// Descriptors that a service needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Those of a connection that may be evicted.
+    pub each: u64,
+    /// Those beside connections.
+    pub beside: usize,
+}
+
+impl Needs {
+    /// Those of a service that connects nowhere.
+    pub const ALONE: Self = Self { each: 1, beside: 0 };
+}
+
 impl Capacity {
-    /// Returns the number of descriptors that a service asks for, `beside` its connections that
-    /// many; `u64::MAX` is as many as there are.
-    pub fn asked(options: &WebOptions, beside: usize) -> u64 {
+    /// Returns the number of descriptors that a service asks for; `u64::MAX` is as many as there
+    /// are.
+    pub fn asked(options: &WebOptions, needs: Needs) -> u64 {
+        let Needs { each, beside } = needs;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let connections = match options.connections {
-            ConnectionLimit::Wait(None) => return u64::MAX,
+            ConnectionLimit::Wait(None) | ConnectionLimit::Evict(None) => return u64::MAX,
             ConnectionLimit::Wait(Some(most)) => {
                 count(most).saturating_mul(PER_SESSION).saturating_add(count(HANDSHAKES))
             }
-            ConnectionLimit::Evict(most) => count(most),
+            ConnectionLimit::Evict(Some(most)) => count(most).saturating_mul(each),
         };
         RESERVED.saturating_add(connections).saturating_add(count(beside))
     }
 
-    /// Computes the capacity that `options` ask for, as far as `descriptors` allow, of which
-    /// `beside` are for other things.
+    /// Computes the capacity that `options` ask for, as far as `descriptors` allow.
     ///
     /// # Errors
     /// [`TooFewDescriptors`]
     pub fn of(
         options: &WebOptions,
         descriptors: u64,
-        beside: usize,
+        needs: Needs,
     ) -> Result<Self, TooFewDescriptors> {
+        let Needs { each, beside } = needs;
         let part = |of: u64| usize::try_from(descriptors / of).unwrap_or(usize::MAX);
         let (sessions, handshakes) = match options.connections {
             ConnectionLimit::Wait(most) => {
@@ -59,7 +74,8 @@ impl Capacity {
             ConnectionLimit::Evict(most) => {
                 let left = descriptors.saturating_sub(RESERVED);
                 let left = usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(beside);
-                (0, most.min(left))
+                let fit = left / usize::try_from(each.max(1)).unwrap_or(usize::MAX);
+                (0, most.map_or(fit, |most| most.min(fit)))
             }
         };
         if sessions + handshakes == 0 {
@@ -79,7 +95,7 @@ impl Capacity {
     /// Warns about limits that cannot be met.
     pub fn warn_if_less_than(self, options: &WebOptions) {
         let service = options.name.as_deref();
-        let (ConnectionLimit::Wait(Some(asked)) | ConnectionLimit::Evict(asked)) =
+        let (ConnectionLimit::Wait(Some(asked)) | ConnectionLimit::Evict(Some(asked))) =
             options.connections
         else {
             return;

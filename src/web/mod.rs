@@ -18,7 +18,7 @@ mod service;
 mod status;
 
 pub use application::{Application, Visitor};
-pub use capacity::Capacity;
+pub use capacity::{Capacity, Needs};
 pub use options::{ConnectionLimit, WebOptions};
 pub use service::{WebParts, WebService};
 pub use status::{Usage, WebStatus};

@@ -42,6 +42,7 @@ pub enum ConnectionLimit {
     /// requests that may be long. `None` is as many as the descriptors allow.
     Wait(Option<usize>),
     /// It displaces the oldest of the source with most. For services that any host may talk to, and
-    /// with requests that are short.
-    Evict(usize),
+    /// with requests that are short, or that prove their client. `None` is as many as the
+    /// descriptors allow.
+    Evict(Option<usize>),
 }

@@ -229,6 +229,7 @@ impl<A: Application> WebService<A> {
             biased;
             () = cut => {}
             () = revoked => {}
+            () = visitor.closed() => {}
             () = served => {}
         }
     }
@@ -255,6 +256,10 @@ impl<A: Application> WebService<A> {
     pub fn set_capacity(&self, capacity: Capacity) {
         self.frontend.slots.set_limit(capacity.sessions);
         self.frontend.pending.set_limit(capacity.handshakes);
+        self.application.set_capacity(match self.limit {
+            ConnectionLimit::Wait(_) => capacity.sessions,
+            ConnectionLimit::Evict(_) => capacity.handshakes,
+        });
     }
 
     /// Stops accepting. Requests under way continue.

@@ -9,6 +9,7 @@ mod decisions;
 mod encrypted;
 mod forwards;
 mod http;
+mod http2;
 mod kept;
 mod knocking;
 mod nginx;

@@ -157,6 +157,10 @@ fn a_server_cannot_change_to_what_was_not_asked_for() {
         let gate = open_gate(&server, &[]);
         let answer = connect(&gate).ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{asked}\r\n"));
         assert_eq!(answer.status(), 502, "{asked}");
+        gate.program.wait_line("request failed", |line| {
+            line.is("request failed")
+                && line.field("error").is_some_and(|error| error.contains("did not ask for"))
+        });
     }
 }
 
