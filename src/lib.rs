@@ -71,5 +71,4 @@ mod sys;
 mod tasks;
 mod tunnel;
 mod upstream;
-#[allow(dead_code, reason = "the view of a connection for the services that follow")]
 mod web;

@@ -107,7 +107,7 @@ impl Scan {
                 let value = value.trim();
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
                 self.head.length = value.parse().ok().filter(|_| is_number);
-                // Whoever reads it in another way sees another length.
+                // A server that reads it in another way sees another length.
                 return is_cut || self.head.length.is_none();
             }
             Some(_) if name.eq_ignore_ascii_case(b"transfer-encoding") => {

@@ -329,7 +329,7 @@ impl Application for HttpGate {
         visitor: Arc<Visitor>,
     ) -> Option<Response<Body>> {
         if self.trusts(&visitor) && !self.believes_internal {
-            // It is listed, whoever its client is.
+            // It is listed, for any client.
             visitor.prove();
         }
         let client = match self.admit(&request, &visitor).await {

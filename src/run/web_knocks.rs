@@ -99,7 +99,7 @@ impl<'a> WebKnocks<'a> {
 /// Reads the answer.
 ///
 /// # Errors
-/// What the service says, and the remedy.
+/// Words of the service, and the remedy.
 fn granted(response: &Response<Bytes>) -> Result<Granted, String> {
     let status = response.status();
     if status == StatusCode::OK {
