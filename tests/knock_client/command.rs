@@ -82,7 +82,7 @@ fn a_knock_that_cannot_be_sent_or_is_refused_is_status_1() {
 fn a_wrong_command_line_is_status_2_with_the_remedy() {
     let site = Site::new();
     for (args, remedy) in [
-        (&["https://db.example.org/"][..], "write HOST:PORT of a decrypt end"),
+        (&["https://db.example.org/"][..], "give --token-file FILE in its place"),
         (&["/run/gate.sock"], "write HOST:PORT"),
         (&["db.example.org"], "db.example.org:PORT"),
         (&["a:1", "--ttl", "0s"], "give a time"),
