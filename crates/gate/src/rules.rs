@@ -16,7 +16,7 @@ use knockpipe_base::duration::{self, DurationError};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// Networks that redis-knocking calls internal: not link-local, not carrier-grade NAT.
-const INTERNAL: [IpNet; 6] = [
+pub const INTERNAL: [IpNet; 6] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12)),

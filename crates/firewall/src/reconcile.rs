@@ -1,0 +1,82 @@
+//! The steps that make what is there what is wanted.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use knockpipe_base::unix_time::Expiry;
+
+use crate::backend::Keeps;
+use crate::entries::{Entries, Entry, Lasting};
+
+/// One change of a firewall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Lets a network in that is not there.
+    Add(Entry),
+    /// Gives a network that is there another end or label.
+    Change(Entry),
+    /// Takes a network away.
+    Remove(IpNet),
+}
+
+impl Step {
+    /// Returns the network that it is about.
+    pub fn network(&self) -> IpNet {
+        match self {
+            Self::Add(entry) | Self::Change(entry) => entry.network,
+            Self::Remove(network) => *network,
+        }
+    }
+}
+
+/// Returns the steps from what is `present` to what is `wanted`: first those that let in, so that
+/// firewalls without transactions have no moment in which a wanted network is missing.
+pub fn reconcile(wanted: &Entries, present: &Entries, keeps: Keeps) -> Vec<Step> {
+    let (mut steps, mut removals) = (vec![], vec![]);
+    let (mut wanted, mut present) = (wanted.iter().peekable(), present.iter().peekable());
+    loop {
+        let order = match (wanted.peek(), present.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((wish, _)), Some((there, _))) => wish.cmp(there),
+        };
+        let wish = if order.is_le() { wanted.next() } else { None };
+        let there = if order.is_ge() { present.next() } else { None };
+        match (wish, there) {
+            (Some(wish), None) => steps.push(Step::Add(entry(wish))),
+            (Some(wish), Some((_, lasting))) if !is_same(wish.1, lasting, keeps) => {
+                steps.push(Step::Change(entry(wish)));
+            }
+            (None, Some((network, _))) => removals.push(Step::Remove(*network)),
+            _ => {}
+        }
+    }
+    steps.append(&mut removals);
+    steps
+}
+
+fn entry((network, lasting): (&IpNet, &Lasting)) -> Entry {
+    Entry { network: *network, lasting: lasting.clone() }
+}
+
+/// Returns true if a firewall that keeps so much has no reason to change the entry.
+fn is_same(wanted: &Lasting, present: &Lasting, keeps: Keeps) -> bool {
+    let has_end = keeps.ends.is_none_or(|within| is_near(wanted.end, present.end, within));
+    has_end && (!keeps.labels || wanted.label == present.label)
+}
+
+fn is_near(one: Expiry, other: Expiry, within: Duration) -> bool {
+    match (one.moment(), other.moment()) {
+        (None, None) => true,
+        (Some(one), Some(other)) => {
+            one.saturating_since(other).max(other.saturating_since(one)) <= within
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;
