@@ -30,7 +30,7 @@
 /// For the tests and benches that speak the protocol themselves; it is no promise.
 #[doc(hidden)]
 pub use knockpipe_base::{addr, printable, reason, secret};
-use knockpipe_base::{duration, unix_time};
+use knockpipe_base::{civil, duration, unix_time};
 #[doc(hidden)]
 pub use knockpipe_proto::{self as proto, keys};
 /// For `src/main.rs`, which has to log a failure and turn it into an exit status.

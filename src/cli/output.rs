@@ -11,6 +11,7 @@ use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 use tracing::Level;
 
+use crate::civil::Date;
 use crate::observe::stderr;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::run::Failure;
@@ -166,24 +167,12 @@ pub(super) fn span(seconds: u64) -> String {
 
 /// Formats a unix second in UTC, as people and sorting programs read it.
 pub(super) fn date(unix: u64) -> String {
-    let days = unix / 86_400;
+    let day = Date::of_unix(unix);
     let second = unix % 86_400;
-    // Civil date from a count of days; years begin in March, so that a leap
-    // day is the last of one.
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
     let hour = second / 3600;
     let minute = second / 60 % 60;
     let second = second % 60;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    format!("{day:#}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 #![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod addr;
+pub mod civil;
 pub mod duration;
 pub mod printable;
 pub mod reason;
