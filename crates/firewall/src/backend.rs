@@ -26,6 +26,17 @@ pub trait Backend: Send {
     /// Carries steps out. Networks that are wanted stay open throughout, and no others become so.
     fn apply(&mut self, steps: &[Step]) -> impl Future<Output = Result<(), BackendError>> + Send;
 
+    /// Returns the failure of a part, where the rest was read or carried out all the same. It is
+    /// asked after each [`Backend::present`] and [`Backend::apply`] that succeeded.
+    fn trouble(&self) -> Option<BackendError> {
+        None
+    }
+
+    /// Returns the time between two readings, where nothing else asks for one.
+    fn reread(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
     /// Waits until somebody else may have changed what is there, as far as the firewall can tell.
     fn altered(&mut self) -> impl Future<Output = ()> + Send;
 
