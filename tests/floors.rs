@@ -188,17 +188,16 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
-        paths: &[
-            "httpgate/forwarded.rs",
-            "httpgate/hold.rs",
-            "httpgate/hop.rs",
-            "httpgate/redirect.rs",
-        ],
+        paths: &["httpgate/hold.rs", "httpgate/redirect.rs"],
         may_import: &["httpgate"],
         forbidden: PURE,
     },
-    // Of http the mark of a request with two lengths only.
-    Floor { paths: &["httpgate/head.rs"], may_import: &["http", "httpgate"], forbidden: PURE },
+    // Of http the table of fields, and the check of a head.
+    Floor {
+        paths: &["httpgate/head.rs", "httpgate/forwarded.rs", "httpgate/hop.rs"],
+        may_import: &["http", "httpgate"],
+        forbidden: PURE,
+    },
     Floor {
         paths: &["httpgate"],
         may_import: &[

@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+use ipnet::IpNet;
 
 use crate::addr::ClientAddr;
 use crate::gate::{Member, MemberError, Nets, Peer};
@@ -21,6 +22,9 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 
 /// Most addresses of a list.
 const MOST_HOPS: usize = 20;
+
+/// Shortest prefixes of networks that a site may have: 10.0.0.0/8, fc00::/7.
+const SHORTEST: (u8, u8) = (8, 7);
 
 /// The word for all peers of unix sockets.
 const UNIX: &str = "unix";
@@ -91,6 +95,15 @@ impl TrustedProxies {
     /// Returns true if it trusts no peer.
     pub fn is_empty(&self) -> bool {
         !self.any && !self.unix && self.networks.is_empty()
+    }
+
+    /// Returns a network that has more in it than any site; trusting all in so many words is none.
+    pub fn widest(&self) -> Option<IpNet> {
+        let is_wide = |network: &IpNet| match network {
+            IpNet::V4(network) => network.prefix_len() < SHORTEST.0,
+            IpNet::V6(network) => network.prefix_len() < SHORTEST.1,
+        };
+        self.networks.iter().map(|(network, ())| network).find(is_wide)
     }
 
     /// Returns true if the headers of requests through `socket` count.

@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
+use super::raw_heads::Watched;
 use super::streams::Streams;
-use super::two_lengths::Watched;
 
 /// Interval of HTTP/2 pings on a connection with requests under way, and the deadline of their
 /// answers.
@@ -85,9 +85,9 @@ impl ConnectionLimits {
         F: Future<Output = Option<Response<Body>>> + Send + 'static,
     {
         let io = Watched::new(io);
-        let mark = io.mark();
+        let marks = io.marks();
         let service = service_fn(|mut request: Request<Incoming>| {
-            request.extensions_mut().insert(mark.clone());
+            request.extensions_mut().insert(marks.clone());
             answered(respond(request))
         });
         let mut connection = std::pin::pin!(

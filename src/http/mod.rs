@@ -12,27 +12,32 @@
 //!   tls             certificate and handshake of a service
 //!   client          one request to a web server
 //!   client_tls      certificates that such a server is checked against
-//!   two_lengths     watch on requests for two lengths of one body
+//!   asked           host, target and framing of a request, as far as they are read in one way
+//!   fields          header fields that proxies treat in a special way
+//!   raw_heads       watch on requests for what the parser forgets
 //!   body            body of an answer
 //!   page            files of a page for browsers
 //! ```
 //!
 //! It knows no route and no gate: those belong to the modules that use it.
 
+mod asked;
 mod body;
 mod client;
 pub mod client_address;
 mod client_stream;
 mod client_tls;
 mod connection;
+pub mod fields;
 mod limits;
 mod one_form;
 pub mod page;
+mod raw_heads;
 mod server;
 mod streams;
 mod tls;
-mod two_lengths;
 
+pub use asked::{Asked, BadHead};
 pub use body::{Body, BoxError, empty, full};
 pub use client::{Answered, BadUrl, HttpClient, WebUrl};
 pub use client_address::{ClientRules, TrustedProxies, TrustedProxy, X_FORWARDED_FOR};
@@ -41,6 +46,6 @@ pub use client_tls::ClientTls;
 pub use connection::{ConnectionLimits, Version};
 pub use limits::Limits;
 pub use one_form::{Form, Head};
+pub use raw_heads::RawHeads;
 pub use server::{Server, text};
 pub use tls::{Acceptor, CERT_FLAG, KEY_FLAG, ServerTls, ServerTlsError};
-pub use two_lengths::TwoLengths;

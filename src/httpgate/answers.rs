@@ -1,7 +1,9 @@
 //! Answers of the gate itself, in plain words. They name no inner address and no cause that only
 //! the operator should know: that is in the log.
 
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use hyper::{Response, StatusCode};
 
 use super::head::BadRequest;
@@ -10,6 +12,10 @@ use crate::http::{Body, empty, full};
 use crate::reason::CloseReason;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Methods that any server may know, where one is refused.
+const METHODS: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// Failure of a request that reached no answer of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +75,10 @@ impl From<&NoAnswer> for Failure {
 /// Returns the answer to a request that is refused for its form. Its connection ends: where the next
 /// request begins is as uncertain as the rest.
 pub(super) fn bad_request(bad: BadRequest) -> Response<Body> {
-    let mut answer = plain(bad.status(), bad.text());
+    let mut answer = plain(bad.status(), &bad.text());
+    if bad == BadRequest::Method {
+        answer.headers_mut().insert(ALLOW, METHODS);
+    }
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }

@@ -17,12 +17,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::HeaderName;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::hold::{Hold, NeverSent};
 use super::server::Lease;
+use crate::http::fields::without_special;
 use crate::net::Slot;
 use crate::reason::CloseReason;
 use crate::web::Visitor;
@@ -97,6 +99,8 @@ pub(super) struct RequestBody {
     stall: Stall,
     /// Notified when all of it has gone, or none will.
     sent: Option<Arc<Notify>>,
+    /// The operator's field with the client's address, which no trailer may be.
+    client_header: Option<HeaderName>,
 }
 
 /// Body of an answer on its way to the client. The server's connection waits for the next request
@@ -171,19 +175,21 @@ impl Stall {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// Wraps a client's body. `sent` is notified when all of it has gone.
+    /// Wraps a client's body. `sent` is notified when all of it has gone; no trailer of it is the
+    /// `client_header`.
     pub(super) fn new(
         body: Incoming,
         hold: Option<Hold>,
         idle: Option<Duration>,
         sent: Option<Arc<Notify>>,
+        client_header: Option<HeaderName>,
     ) -> Self {
-        Self { body: Some(body), hold, stall: Stall::new(idle), sent }
+        Self { body: Some(body), hold, stall: Stall::new(idle), sent, client_header }
     }
 
     /// Makes the body of a request that has none.
     pub(super) fn nothing() -> Self {
-        Self { body: None, hold: None, stall: Stall::new(None), sent: None }
+        Self { body: None, hold: None, stall: Stall::new(None), sent: None, client_header: None }
     }
 }
 
@@ -206,7 +212,9 @@ impl Body for RequestBody {
         match Pin::new(body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.stall.moved();
-                Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::from)))
+                let frame = frame.map(|frame| frame.map_err(BrokenBody::from));
+                let own = self.client_header.as_ref();
+                Poll::Ready(frame.map(|frame| frame.map(|frame| without_special(frame, own))))
             }
             Poll::Pending => match self.stall.poll(cx) {
                 Poll::Ready(()) => Poll::Ready(Some(Err(BrokenBody::Stalled))),
@@ -409,7 +417,7 @@ impl Body for ResponseBody {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.came(&frame);
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(without_special(frame, None))))
             }
             Poll::Ready(None) => {
                 self.finish();

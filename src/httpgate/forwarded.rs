@@ -2,8 +2,10 @@
 //! asked for: X-Forwarded-For, -Proto and -Host, and Forwarded (RFC 7239).
 //!
 //! What a client says of itself in them is dropped, in every spelling that a server might take for
-//! the same, so that the server can believe them. Only a trusted proxy is believed, and added to;
-//! fields that such a proxy may pass on unseen, Forwarded among them, are made anew or dropped.
+//! the same, so that the server can believe them; and so are other fields that name a client or a
+//! user. Only a trusted proxy is believed, and added to; fields about the client that such a proxy
+//! may pass on unseen, Forwarded among them, are made anew or dropped. The user is the proxy's
+//! word: whoever checks users replaces what came.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -11,32 +13,11 @@ use std::net::IpAddr;
 use hyper::HeaderMap;
 use hyper::header::{FORWARDED, HeaderName, HeaderValue};
 
+use crate::http::fields::{Group, has_dashes, is_same};
+
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// Beginning of the names that proxies commonly use, with underscores as dashes.
-const FAMILY: &str = "x-forwarded";
-
-/// Other fields in which proxies commonly name the client, or the host that it asked for.
-const OTHERS: [&str; 16] = [
-    "forwarded",
-    "x-real-ip",
-    "x-client-ip",
-    "true-client-ip",
-    "x-cluster-client-ip",
-    "cf-connecting-ip",
-    "cf-connecting-ipv6",
-    "client-ip",
-    "fastly-client-ip",
-    "x-original-forwarded-for",
-    "x-originating-ip",
-    "x-remote-ip",
-    "x-remote-addr",
-    "x-envoy-external-address",
-    "x-proxyuser-ip",
-    "x-original-host",
-];
 
 /// One hop, as this end sees it.
 #[derive(Clone, Copy, Debug)]
@@ -91,30 +72,25 @@ pub(super) fn host<'a>(
 }
 
 /// Removes every field that a server might take for one of a proxy, apart from those that a trusted
-/// proxy vouches for. Most clients send none.
+/// proxy vouches for; and what is spelled to be taken for another field. Most clients send none.
 fn remove(headers: &mut HeaderMap, client_header: Option<&HeaderName>, is_trusted: bool) {
-    let is_one = |name: &HeaderName| {
-        let is_own = client_header.is_some_and(|header| is_same(name.as_str(), header.as_str()));
-        let is_vouched_for = is_trusted && (is_own || [FOR, PROTO, HOST].contains(name));
-        let name = name.as_str();
-        !is_vouched_for
-            && (is_own || is_family(name) || OTHERS.iter().any(|other| is_same(name, other)))
+    let is_one = |name: &&HeaderName| {
+        let text = name.as_str();
+        let is_vouched_for = is_trusted && has_dashes(text);
+        if client_header.is_some_and(|header| is_same(text, header.as_str())) {
+            return !(is_trusted && client_header == Some(name));
+        }
+        match Group::of(text) {
+            Some(Group::Client) => !(is_vouched_for && [FOR, PROTO, HOST].contains(name)),
+            Some(Group::User) => !is_vouched_for,
+            Some(Group::Framing | Group::Message) => !has_dashes(text),
+            None => false,
+        }
     };
-    let found: Vec<HeaderName> = headers.keys().filter(|name| is_one(name)).cloned().collect();
+    let found: Vec<HeaderName> = headers.keys().filter(is_one).cloned().collect();
     for name in found {
         headers.remove(name);
     }
-}
-
-fn is_family(name: &str) -> bool {
-    name.get(..FAMILY.len()).is_some_and(|start| is_same(start, FAMILY))
-}
-
-/// Compares as servers do that make variables of fields: a dash is an underscore.
-fn is_same(one: &str, other: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    one.len() == other.len()
-        && one.bytes().map(plain).zip(other.bytes().map(plain)).all(|(one, other)| one == other)
 }
 
 /// Adds an address to the list that a trusted proxy began, all of its lines made one.
@@ -195,6 +171,13 @@ mod tests {
             ("fastly-client-ip", "127.0.0.1"),
             ("x-remote-addr", "127.0.0.1"),
             ("x_original_host", "evil"),
+            ("x.forwarded.for", "127.0.0.1"),
+            ("cf.connecting.ip", "127.0.0.1"),
+            ("remote-user", "root"),
+            ("x_remote_user", "root"),
+            ("proxy", "http://evil"),
+            ("x-rewrite-url", "/admin"),
+            ("content_type", "text/html"),
             ("x-mine", "stays"),
         ]);
         let host = HeaderValue::from_static("a.example:8080");
@@ -225,6 +208,9 @@ mod tests {
             ("forwarded", "for=127.0.0.1"),
             ("x-real-ip", "127.0.0.1"),
             ("x-forwarded-port", "1"),
+            ("remote-user", "alice"),
+            ("remote_user", "root"),
+            ("x_forwarded_for", "127.0.0.1"),
         ]);
         let host = HeaderValue::from_static("inner");
         let peer = Some("10.0.0.2".parse().unwrap());
@@ -235,6 +221,7 @@ mod tests {
             told(&found),
             [
                 "forwarded: for=192.0.2.3, for=10.0.0.2;host=\"inner\";proto=http",
+                "remote-user: alice",
                 "x-forwarded-for: 198.51.100.9, 192.0.2.3, 10.0.0.2",
                 "x-forwarded-host: public.example",
                 "x-forwarded-proto: https",

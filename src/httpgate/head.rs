@@ -3,20 +3,20 @@
 //!
 //! hyper has parsed the request and writes another one, with one length, so that nothing of how
 //! the client framed it reaches the server. What two parsers could still read in two ways is
-//! refused here: several hosts or none, codings of the transfer that the server would not hear of,
-//! a length beside one. A proxy in front may have read such a request in another way.
-//! Paths are passed on as they came: the server alone knows what they mean.
+//! refused by [`Asked`], and here what is for proxies of clients: CONNECT, and TRACE, whose answer
+//! would show the fields that proxies add. Paths are passed on as they came: the server alone knows
+//! what they mean.
 
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
     UPGRADE,
 };
 use hyper::http::request::Parts;
-use hyper::http::uri::{Authority, PathAndQuery};
-use hyper::{HeaderMap, Method, StatusCode, Uri, Version};
+use hyper::http::uri::PathAndQuery;
+use hyper::{HeaderMap, StatusCode, Uri, Version};
 
 use super::hop;
-use crate::http::TwoLengths;
+use crate::http::{Asked, BadHead};
 
 /// Field of HTTP/1.1 that offers HTTP/2 without TLS.
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -24,21 +24,17 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Reason to refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadRequest {
-    /// HTTP/1.1 without Host.
-    NoHost,
-    /// Host more than once.
-    SeveralHosts,
-    /// Host or the request's own authority is none.
-    BadHost,
-    /// A transfer coding other than chunked.
-    Coding,
-    /// A coding and a length.
-    TwoLengths,
-    /// A tunnel to somewhere else.
-    Connect,
+    /// Two servers could read it in two ways.
+    Head(BadHead),
+    /// A method for proxies of clients.
+    Method,
     /// Another expectation than 100-continue.
     Expectation,
 }
+
+/// Methods that are passed on to no server: a tunnel to somewhere else, and an echo of the request
+/// in two spellings. Some servers take small letters for large ones.
+const REFUSED_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
 
 /// Facts of a request that its head does not keep.
 #[derive(Clone, Debug)]
@@ -77,22 +73,20 @@ impl BadRequest {
     /// Returns the status of the answer.
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Head(_) => StatusCode::BAD_REQUEST,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            _ => StatusCode::BAD_REQUEST,
         }
     }
 
     /// Returns the text of the answer.
-    pub(super) fn text(self) -> &'static str {
+    pub(super) fn text(self) -> String {
         match self {
-            Self::NoHost => "The request names no host.",
-            Self::SeveralHosts => "The request names several hosts.",
-            Self::BadHost => "The host of the request is not one.",
-            Self::TwoLengths => "The body of the request has two lengths.",
-            Self::Coding => "The request has a transfer coding other than chunked.",
-            Self::Connect => "CONNECT is for proxies of clients, which this is not.",
-            Self::Expectation => "The request expects something other than 100-continue.",
+            Self::Head(bad) => bad.to_string(),
+            Self::Method => "CONNECT and TRACE are not passed on.".to_owned(),
+            Self::Expectation => {
+                "The request expects something other than 100-continue.".to_owned()
+            }
         }
     }
 }
@@ -102,19 +96,12 @@ impl BadRequest {
 /// # Errors
 /// [`BadRequest`]
 pub(super) fn read(head: &Parts) -> Result<Facts, BadRequest> {
-    if head.method == Method::CONNECT {
-        return Err(BadRequest::Connect);
+    let method = head.method.as_str();
+    if REFUSED_METHODS.iter().any(|refused| method.eq_ignore_ascii_case(refused)) {
+        return Err(BadRequest::Method);
     }
-    if head.extensions.get().is_some_and(TwoLengths::is_found) {
-        return Err(BadRequest::TwoLengths);
-    }
+    let host = Asked::of_parts(head).check().map_err(BadRequest::Head)?;
     let headers = &head.headers;
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, None) => {}
-        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
-        _ => return Err(BadRequest::Coding),
-    }
     let is_expecting = match headers.get(EXPECT) {
         None => false,
         Some(what) if what.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
@@ -123,7 +110,7 @@ pub(super) fn read(head: &Parts) -> Result<Facts, BadRequest> {
         Some(_) => return Err(BadRequest::Expectation),
     };
     Ok(Facts {
-        host: host(head)?,
+        host,
         upgrade: (head.version == Version::HTTP_11).then(|| hop::upgrade(headers)).flatten(),
         is_expecting,
         takes_trailers: hop::takes_trailers(headers),
@@ -131,49 +118,25 @@ pub(super) fn read(head: &Parts) -> Result<Facts, BadRequest> {
     })
 }
 
-/// Returns the host of a request: that of its own address, or of Host.
-fn host(head: &Parts) -> Result<Option<HeaderValue>, BadRequest> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let found = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(BadRequest::SeveralHosts),
-        (found, None) => found,
-    };
-    if let Some(authority) = head.uri.authority() {
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BadRequest::BadHost)?;
-        return checked(host).map(Some);
-    }
-    match found {
-        Some(host) => checked(host.clone()).map(Some),
-        None if head.version == Version::HTTP_10 => Ok(None),
-        None => Err(BadRequest::NoHost),
-    }
-}
-
-/// Checks that a host is one name or address, with a port or without.
-fn checked(host: HeaderValue) -> Result<HeaderValue, BadRequest> {
-    let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
-    let is_plain = host.as_bytes().iter().all(is_host);
-    let authority = Authority::try_from(host.as_bytes()).ok().filter(|_| is_plain);
-    let is_one = authority.is_some_and(|authority| {
-        let rest = authority.as_str().strip_prefix(authority.host());
-        !authority.host().is_empty()
-            && rest.is_some_and(|rest| rest.is_empty() || authority.port_u16().is_some())
-    });
-    if is_one { Ok(host) } else { Err(BadRequest::BadHost) }
-}
-
 /// Returns the host that a request asks for, if that is certain.
 pub(super) fn asked_host(head: &Parts) -> Option<HeaderValue> {
-    host(head).ok().flatten()
+    Asked::of_parts(head).host().ok().flatten()
 }
 
-/// Makes the head for the server out of the client's. Fields about the client are set elsewhere.
-pub(super) fn to_server(head: &mut Parts, facts: &Facts, host: &HostOfServer<'_>, length: Length) {
+/// Makes the head for the server out of the client's. Fields about the client are set elsewhere;
+/// `own` is the operator's field with its address.
+pub(super) fn to_server(
+    head: &mut Parts,
+    facts: &Facts,
+    host: &HostOfServer<'_>,
+    length: Length,
+    own: Option<&HeaderName>,
+) {
     head.uri = origin(&head.uri);
     let is_http2 = head.version == Version::HTTP_2;
     head.version = Version::HTTP_11;
     let headers = &mut head.headers;
-    hop::remove(headers);
+    hop::remove(headers, own);
     headers.remove(HTTP2_SETTINGS);
     if is_http2 {
         join_cookies(headers);
@@ -235,7 +198,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Makes the head of an answer for the client out of the server's.
 pub(super) fn to_client(headers: &mut HeaderMap) {
     let is_coded = headers.contains_key(TRANSFER_ENCODING);
-    hop::remove(headers);
+    hop::remove(headers, None);
     if is_coded {
         // hyper went by the coding, and this length is another one.
         headers.remove(CONTENT_LENGTH);

@@ -2,13 +2,16 @@
 //! those that a message itself names in Connection.
 //!
 //! The client's fields are removed before any of ours are set, so that no Connection field can
-//! name ours away.
+//! name ours away. Nor can it name away what a server or this gate goes by: fields of whole
+//! messages, and those that a trusted proxy set about the client.
 
 use hyper::HeaderMap;
 use hyper::header::{
-    CONNECTION, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    CONNECTION, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
+
+use crate::http::fields::{Group, is_same};
 
 /// Fields that HTTP names. Trailer is none of them: it announces fields of the message.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -25,9 +28,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// Protocols that a client may not change to: what follows would be requests that no gate sees.
 const HTTP_AGAIN: [&str; 3] = ["h2c", "h2", "http"];
 
-/// Removes the fields of this connection.
-pub(super) fn remove(headers: &mut HeaderMap) {
-    for name in named(headers) {
+/// Removes the fields of this connection. `own` is the operator's field with the client's address.
+pub(super) fn remove(headers: &mut HeaderMap, own: Option<&HeaderName>) {
+    for name in named(headers, own) {
         headers.remove(name);
     }
     for name in &HOP_BY_HOP {
@@ -35,18 +38,21 @@ pub(super) fn remove(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the fields that Connection names. Host is not among them, even if it is named: a request
-/// without it would be another one.
-fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+/// Returns the fields that Connection names, without those that it cannot name away.
+fn named(headers: &HeaderMap, own: Option<&HeaderName>) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
     let names = lines.flat_map(|line| line.split(','));
+    let is_kept = |name: &HeaderName| {
+        let name = name.as_str();
+        Group::of(name).is_some() || own.is_some_and(|own| is_same(name, own.as_str()))
+    };
     names
         .map(str::trim)
         // The two that nearly every message has, and that name no field.
         .filter(|name| !name.eq_ignore_ascii_case("close"))
         .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
         .filter_map(|name| name.parse::<HeaderName>().ok())
-        .filter(|name| *name != HOST)
+        .filter(|name| !is_kept(name))
         .collect()
 }
 
@@ -90,7 +96,7 @@ mod tests {
 
     fn left(lines: &[(&str, &str)]) -> Vec<String> {
         let mut headers = headers(lines);
-        remove(&mut headers);
+        remove(&mut headers, Some(&HeaderName::from_static("x-seen")));
         let mut left: Vec<_> = headers.keys().map(ToString::to_string).collect();
         left.sort();
         left
@@ -117,11 +123,24 @@ mod tests {
     }
 
     #[test]
-    fn a_client_cannot_name_the_host_away() {
-        assert_eq!(
-            left(&[("connection", "host, cookie"), ("host", "a"), ("cookie", "b")]),
-            ["host"]
-        );
+    fn a_client_cannot_name_away_what_others_go_by() {
+        for name in [
+            "host",
+            "cookie",
+            "authorization",
+            "content-length",
+            "content-type",
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-real-ip",
+            "remote-user",
+            "if-match",
+            "sec-websocket-key",
+            "x-seen",
+        ] {
+            assert_eq!(left(&[("connection", &format!("X-Hop, {name}")), (name, "1")]), [name]);
+        }
         assert_eq!(left(&[("connection", ", ,\u{e9},a b"), ("a", "1")]), ["a"]);
     }
 

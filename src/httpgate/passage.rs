@@ -102,7 +102,8 @@ impl Passage {
             TargetHost::Clients(own) => HostOfServer::Clients(own),
             TargetHost::Own(own) => HostOfServer::Own(own),
         };
-        head::to_server(&mut head, facts, &host, length);
+        let own = self.gate.client_header();
+        head::to_server(&mut head, facts, &host, length, own);
         let peer = match self.visitor.address() {
             ClientAddr::Ip(address) => Some(address.ip()),
             _ => None,
@@ -114,7 +115,7 @@ impl Passage {
             is_encrypted: self.visitor.is_encrypted(),
             host: facts.host.as_ref(),
         };
-        forwarded::set(&mut head.headers, hop, self.gate.client_header());
+        forwarded::set(&mut head.headers, hop, own);
         let is_empty = length == Length::Nothing;
         if is_empty {
             // There is nothing to wait for.
@@ -125,8 +126,8 @@ impl Passage {
         }
         let hold = facts.is_expecting.then(Hold::default);
         let sent = Arc::new(Notify::new());
-        let body =
-            RequestBody::new(body, hold.clone(), self.gate.idle_time, Some(Arc::clone(&sent)));
+        let notify = Some(Arc::clone(&sent));
+        let body = RequestBody::new(body, hold.clone(), self.gate.idle_time, notify, own.cloned());
         let mut request = Request::from_parts(head, body);
         if let Some(hold) = hold.clone() {
             hyper::ext::on_informational(&mut request, move |word| {

@@ -105,6 +105,11 @@ impl ExcludedPaths {
         })
     }
 
+    /// Returns true if every path of every host is excluded.
+    pub fn cover_all(&self) -> bool {
+        self.everywhere.iter().chain(&self.any_host).any(PlainPath::is_root)
+    }
+
     /// Returns true if nothing is excluded.
     pub fn is_empty(&self) -> bool {
         self.everywhere.is_empty() && self.any_host.is_empty() && self.by_host.is_empty()

@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::Router;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Request, Response};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -74,12 +73,8 @@ impl Application for Knockd {
         if !framing::is_plain(&request) {
             return Some(boxed(routes::bad_request()));
         }
-        let is_last = framing::is_last(&request);
         request.extensions_mut().insert(visitor);
-        let Ok(mut answer) = self.router.clone().oneshot(request).await;
-        if is_last {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+        let Ok(answer) = self.router.clone().oneshot(request).await;
         Some(boxed(answer))
     }
 

@@ -6,6 +6,7 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::addr::{Address, ServiceName};
+use crate::knockd;
 use crate::net::AsyncListener;
 use crate::observe::Pairs;
 use crate::service::{self, Kind, ServiceOptions};
@@ -27,6 +28,10 @@ pub(super) fn announce(
     if let ServiceOptions::Tunnel(options) = options {
         options.warnings.iter().for_each(|warning| log_warning(tunnel, warning));
     }
+    options.web().iter().for_each(|options| warn_of_proxies(options));
+    if let ServiceOptions::Knockd(options) = options {
+        warn_of_knockd(tunnel, options);
+    }
     for listener in listeners {
         info!(tunnel, address = listener.local(), "listening");
     }
@@ -38,6 +43,37 @@ pub(super) fn announce(
             options.web().iter().for_each(|web| announce_web(options.kind(), web, capacity));
         }
         (ServiceOptions::Knockd(_) | ServiceOptions::Http(_), service::Capacity::Tunnel(_)) => {}
+    }
+}
+
+/// Warns where nearly every peer is believed about the address that it is judged by.
+fn warn_of_proxies(options: &WebOptions) {
+    if let Some(net) = options.trusted_proxies.widest() {
+        warn!(
+            tunnel = options.name.as_deref(), flag = "--trusted-proxies", %net,
+            detail = "name the addresses of the proxies alone",
+            "any client is a trusted proxy, and so chooses the address that it is judged by"
+        );
+    }
+}
+
+/// Warns of settings that let everybody through, or guess for ever.
+fn warn_of_knockd(tunnel: Option<&str>, options: &knockd::Options) {
+    if options.excluded.cover_all() {
+        warn!(
+            tunnel,
+            flag = "--exclude-path",
+            detail = "name the paths that need no knock",
+            "every path is excluded, so that proxies let everybody through to everything"
+        );
+    }
+    if options.failures.most == 0 {
+        warn!(
+            tunnel,
+            flag = "--most-failures",
+            detail = "leave it out, or give a limit such as 30/60s",
+            "nobody is locked out, however many wrong tokens they send"
+        );
     }
 }
 

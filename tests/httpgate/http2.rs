@@ -200,6 +200,28 @@ fn an_http2_answer_of_which_nothing_is_taken_for_too_long_ends() {
 }
 
 #[test]
+fn a_request_of_http2_is_as_clean_as_one_of_http1() {
+    let server = Server::hello();
+    let gate = start(&server.url(), &["--allow", "127.0.0.0/8", "-o", "10m"]);
+    let client = Client::connect(&gate, &[]);
+    for (stream, field) in
+        [(1, ("host", "b")), (3, ("transfer_encoding", "chunked")), (5, ("host", "a,b"))]
+    {
+        client.get(stream, &[field]);
+        assert_eq!(client.first_of(stream), Some(HEADERS), "{field:?}");
+        assert_eq!(server.seen().len(), 0, "{field:?}");
+    }
+    client.get(
+        7,
+        &[("host", "a"), ("x.forwarded.for", "192.0.2.66"), ("cf_connecting_ip", "192.0.2.66")],
+    );
+    assert_eq!(client.first_of(7), Some(HEADERS));
+    let seen = server.only();
+    assert_eq!((seen.field("host"), seen.field("x-forwarded-for")), (Some("a"), Some("127.0.0.1")));
+    assert!(!format!("{:?}", seen.fields).contains("192.0.2.66"), "{seen:?}");
+}
+
+#[test]
 fn strangers_who_hold_connections_keep_no_client_out() {
     let server = Server::hello();
     // They could stay for longer than the client waits.

@@ -10,6 +10,7 @@ mod encrypted;
 mod forwards;
 mod http;
 mod http2;
+mod hygiene;
 mod kept;
 mod knocking;
 mod nginx;

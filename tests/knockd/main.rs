@@ -4,6 +4,7 @@
 //! Needs root, for the namespaces of the peers.
 
 mod brute_force;
+mod framing;
 mod http;
 mod knocker;
 mod life;
