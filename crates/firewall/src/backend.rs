@@ -53,8 +53,8 @@ pub trait Backend: Send {
 /// Properties of entries that a firewall keeps. Others are not compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeps {
-    /// It ends entries by itself, and its ends differ from those that are wanted by so much at
-    /// most. `None` where it keeps entries until they are removed.
+    /// It ends entries by itself, so much later than is wanted at most, and never earlier. `None`
+    /// where it keeps entries until they are removed.
     pub ends: Option<Duration>,
     /// It has names for entries.
     pub labels: bool,

@@ -9,6 +9,8 @@
 
 mod backend;
 mod entries;
+#[cfg(feature = "nftables")]
+pub mod nftables;
 mod ports;
 mod reconcile;
 mod wanted;

@@ -63,15 +63,17 @@ fn entry((network, lasting): (&IpNet, &Lasting)) -> Entry {
 
 /// Returns true if a firewall that keeps so much has no reason to change the entry.
 fn is_same(wanted: &Lasting, present: &Lasting, keeps: Keeps) -> bool {
-    let has_end = keeps.ends.is_none_or(|within| is_near(wanted.end, present.end, within));
+    let has_end = keeps.ends.is_none_or(|late| ends_in_time(wanted.end, present.end, late));
     has_end && (!keeps.labels || wanted.label == present.label)
 }
 
-fn is_near(one: Expiry, other: Expiry, within: Duration) -> bool {
-    match (one.moment(), other.moment()) {
+/// Returns true if what is there ends no earlier than it should, and `late` by so much at most. An
+/// end that is too early would shut somebody out until the next comparison.
+fn ends_in_time(wanted: Expiry, present: Expiry, late: Duration) -> bool {
+    match (wanted.moment(), present.moment()) {
         (None, None) => true,
-        (Some(one), Some(other)) => {
-            one.saturating_since(other).max(other.saturating_since(one)) <= within
+        (Some(wanted), Some(present)) => {
+            wanted <= present && present.saturating_since(wanted) <= late
         }
         _ => false,
     }

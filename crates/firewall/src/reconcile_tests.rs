@@ -68,10 +68,18 @@ fn no_step_is_superfluous_and_none_closes_before_all_that_open() {
 }
 
 #[test]
-fn an_end_that_is_near_enough_is_left_alone() {
+fn an_end_that_is_a_little_late_is_left_alone_and_an_early_one_is_not() {
     let at = |ms| Expiry::At(UnixMillis(ms));
-    let within = Duration::from_secs(1);
-    assert!(is_near(at(5_000), at(6_000), within) && is_near(at(6_000), at(5_000), within));
-    assert!(!is_near(at(5_000), at(6_001), within) && !is_near(at(5_000), Expiry::Never, within));
-    assert!(is_near(Expiry::Never, Expiry::Never, within));
+    let late = Duration::from_secs(1);
+    for (wanted, present, is_same) in [
+        (at(5_000), at(5_000), true),
+        (at(5_000), at(6_000), true),
+        (at(5_000), at(6_001), false),
+        (at(5_000), at(4_999), false),
+        (at(5_000), Expiry::Never, false),
+        (Expiry::Never, at(5_000), false),
+        (Expiry::Never, Expiry::Never, true),
+    ] {
+        assert_eq!(ends_in_time(wanted, present, late), is_same, "{wanted:?} {present:?}");
+    }
 }

@@ -1,9 +1,10 @@
 //! The networks that may connect, by the operator's rules and the content of the store.
 //!
-//! What `knockpipe_gate::decide` says of one address, this says of all of them. Networks in the
-//! result do not overlap, since sets of the kernel take none that do: where one lies in another and
-//! lasts longer, the outer one is cut into the parts around it. Single addresses may lie in a
-//! network, if they last longer. What is banned is cut out in the same way.
+//! What `knockpipe_gate::decide` says of one address, this says of all of them. A network in another
+//! one is there only if it lasts longer. Firewalls have no common way to take something away from a
+//! network, so what is banned is cut out: what remains are the parts around it.
+
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
@@ -15,6 +16,9 @@ use crate::entries::{Entries, Entry};
 /// Parts that one network is cut into at most. One that needs more is left out as a whole: it
 /// would fill a firewall, and to leave the bans out instead would let in who must not.
 const MOST_PARTS: usize = 20_000;
+
+/// Longest time that is one: a hundred years. Firewalls count seconds in 32 bits.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,7 +64,9 @@ pub fn wanted(rules: &Rules, store: &Snapshot, policy: EffectivePolicy, now: Uni
     let mut words = words_of_rules(rules, policy);
     let counts = matches!(policy, EffectivePolicy::Fresh | EffectivePolicy::Stale(_));
     words.extend(store.entries(now).filter_map(|item| match item {
-        Item::Allowed(member, expiry) if counts => Some((member.into(), Word::Until(expiry))),
+        Item::Allowed(member, expiry) if counts => {
+            Some((member.into(), Word::Until(bounded(expiry, now))))
+        }
         Item::Allowed(..) => None,
         Item::Banned(member, _) => Some((member.into(), Word::Banned)),
     }));
@@ -83,6 +89,12 @@ fn words_of_rules(rules: &Rules, policy: EffectivePolicy) -> Vec<(IpNet, Word)> 
     };
     let others = internal.iter().chain(everyone).map(|net| (*net, Word::Until(Expiry::Never)));
     deny.chain(allow).chain(others).collect()
+}
+
+/// Makes an end that no firewall can represent none at all: a store may have milliseconds where
+/// seconds are meant.
+fn bounded(expiry: Expiry, now: UnixMillis) -> Expiry {
+    if expiry.left(now).is_some_and(|left| left > LONGEST) { Expiry::Never } else { expiry }
 }
 
 /// Returns the networks of all addresses.
@@ -135,14 +147,14 @@ impl Resolving {
         let Some(frame) = self.open.pop() else { return false };
         let (end, outer) = (frame.says.end(), self.open.last_mut());
         let outer_end = outer.as_ref().and_then(|outer| outer.says.end());
-        let is_address = frame.network.prefix_len() == frame.network.max_prefix_len();
         match outer {
             Some(outer) if end == outer_end => outer.holes.extend(frame.holes),
             outer => {
-                // An address that lasts longer than the network around it may lie inside.
-                let is_hole = !(is_address && end.is_some());
-                if let (Some(outer), true) = (outer, is_hole && outer_end.is_some()) {
-                    outer.holes.push(frame.network);
+                match (outer, end) {
+                    (Some(outer), None) => outer.holes.push(frame.network),
+                    // It lasts longer, and what is not in it is not in the one around it either.
+                    (Some(outer), Some(_)) => outer.holes.extend(&frame.holes),
+                    (None, _) => {}
                 }
                 if let Some(end) = end {
                     self.emit(&frame, end);
