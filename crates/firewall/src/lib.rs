@@ -9,6 +9,8 @@
 
 mod backend;
 mod entries;
+#[cfg(feature = "lighthouse")]
+pub mod lighthouse;
 #[cfg(feature = "nftables")]
 pub mod nftables;
 mod ports;

@@ -10,6 +10,7 @@ pub mod address;
 pub mod admin;
 pub mod certificates;
 pub mod clock;
+pub mod cloud;
 pub mod data;
 pub mod end;
 pub mod file;
