@@ -211,6 +211,8 @@ const FLOORS: &[Floor] = &[
             "tasks",
             "upstream",
             "web",
+            // Its page to knock on.
+            "knockd",
             "httpgate",
         ],
         forbidden: &["clap", "anyhow", "nix::"],

@@ -308,7 +308,7 @@ impl Writer<'_> {
             })
         });
         self.counter("knocks", "Datagrams that arrived for knocks, and failed renewals", results)?;
-        let over_http = tunnels.iter().filter(|view| view.kind == Kind::Knockd);
+        let over_http = tunnels.iter().filter(|view| view.kind != Kind::Tunnel);
         let results = over_http.flat_map(|TunnelView { meters, .. }| {
             HttpKnockResult::ALL.map(|result| {
                 let labels = vec![tunnel(meters), ("result", result.as_str().to_owned())];

@@ -16,6 +16,7 @@ use super::gate_args::ConnectionGateArgs;
 use super::http_target::HttpTarget;
 use super::process_args::{PROCESS, ProcessArgs, Reloading};
 use super::redis_knocking::Translated;
+use super::site_args::SiteArgs;
 use super::store_args::GATE;
 use super::times::{self, TimeOrOff};
 use super::tunnel_args::{DEFAULT_RESOLVE, LIMITS, NAMES};
@@ -39,6 +40,9 @@ Examples:
   With TLS, and a page for all others on which they can get in:
     knockpipe http -s '[::]:443' --tls-cert web.pem --tls-key web.key -t http://127.0.0.1:3000 \\
       --gate redis://127.0.0.1 --redirect https://login.example.org/ --redirect-parameter rd
+  With a page on which they get in right here, with a token of a file:
+    knockpipe http -s '[::]:443' --tls-cert web.pem --tls-key web.key -t http://127.0.0.1:3000 \\
+      --gate redis://127.0.0.1 --knock-page --tokens tokens
   With a development server that it runs, and ends with:
     knockpipe http -s '[::]:5174' -t http://localhost:5173 --target-host localhost:5173 \\
       --gate redis://127.0.0.1 --run 'npm run dev'
@@ -154,6 +158,9 @@ pub(super) struct HttpArgs {
     no_resolve: bool,
 
     #[command(flatten)]
+    site: SiteArgs,
+
+    #[command(flatten)]
     gate: ConnectionGateArgs,
 
     /// One line for each decision, in redis-knocking's spelling.
@@ -228,7 +235,8 @@ impl HttpCommandArgs {
 impl HttpArgs {
     /// Returns the files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.web.files().chain(self.gate.files()).cloned().collect()
+        let own = self.gate.files().chain(self.site.files());
+        self.web.files().chain(own).cloned().collect()
     }
 
     /// Returns the service that these arguments describe, by this name.
@@ -249,8 +257,10 @@ impl HttpArgs {
         if self.trust_any_proxy {
             web.trusted_proxies = TrustedProxies::any();
         }
+        let page = self.site.options(&web, &gate, self.web.access(user))?;
         let mut options = Options {
             web,
+            page,
             gate,
             client_header: self.client_ip_header.clone().unwrap_or(X_FORWARDED_FOR),
             believes_internal: self.trust_any_proxy,

@@ -12,32 +12,18 @@ use super::disguise_args::{DisguiseArgs, DisguiseError, Secretly};
 use super::errors::UsageError;
 use super::gate_args::StoreRuleArgs;
 use super::key_cmd;
+use super::knock_limit_args::{KNOCK, KnockLimitArgs};
 use super::plain_args::PlainArgs;
 use super::receive_knock_args::{DatagramAddress, KnockRuleArgs};
 use super::tokens::read_tokens;
 use super::tunnel_args::LIMITS;
-use super::values::{HandshakeLimit, whole};
+use super::values::HandshakeLimit;
 use super::verify_args::VerifyArgs;
 use super::web_args::WebArgs;
-use crate::duration;
 use crate::knockd::tokens::Tokens;
-use crate::knockd::{Options, Rate, Signed};
+use crate::knockd::{Options, Signed};
 use crate::run::Failure;
 use crate::web::ConnectionLimit;
-
-/// Heading of the flags about knocks.
-const KNOCK: &str = "Knock";
-
-/// Most attempts in a window that are kept for each source.
-const MOST_ATTEMPTS: usize = 10_000;
-
-/// `--most-failures` and `--most-knocks`.
-#[derive(Clone, Copy, Debug)]
-struct AttemptLimit(Rate);
-
-/// `--most-grants`.
-#[derive(Clone, Copy, Debug)]
-struct GrantLimit(usize);
 
 /// `--allowed-origin`.
 #[derive(Clone, Debug)]
@@ -46,14 +32,6 @@ struct Origin(HeaderValue);
 /// A text that does not fit its flag.
 #[derive(Debug, thiserror::Error)]
 enum BadKnockdValue {
-    /// Not a number of attempts in a time.
-    #[error(
-        "'{0}' is not N/WINDOW; write a number up to {MOST_ATTEMPTS} and a duration, such as 30/60s, or 0 for no limit"
-    )]
-    Attempts(String),
-    /// Not a number.
-    #[error("'{0}' is not a number of grants; write one such as 10000")]
-    Grants(String),
     /// Not an origin.
     #[error("'{0}' is not an origin; write https://HOST, with :PORT if it has one, or *")]
     Origin(String),
@@ -95,27 +73,8 @@ pub(super) struct KnockdArgs {
     #[command(flatten)]
     rules: KnockRuleArgs,
 
-    /// Lock out a source (an IPv4 address or an IPv6 /64) that failed N times within WINDOW; 0 is
-    /// never
-    #[arg(
-        long, value_name = "N/WINDOW", default_value = "30/60s", allow_hyphen_values = true,
-        help_heading = KNOCK
-    )]
-    most_failures: AttemptLimit,
-
-    /// Knocks that are granted to a source within WINDOW; 0 is any number
-    #[arg(
-        long, value_name = "N/WINDOW", default_value = "20/60s", allow_hyphen_values = true,
-        help_heading = KNOCK
-    )]
-    most_knocks: AttemptLimit,
-
-    /// Most entries with an end in the store; a knock for one more is refused
-    #[arg(
-        long, value_name = "N", default_value = "10000", allow_hyphen_values = true,
-        help_heading = KNOCK
-    )]
-    most_grants: GrantLimit,
+    #[command(flatten)]
+    limits: KnockLimitArgs,
 
     /// Origin of the web pages that may knock with a browser, or * for any
     /// [default: *]
@@ -177,17 +136,13 @@ impl KnockdArgs {
             None => (self.tokens(user)?, None),
         };
         Ok(Options {
-            gates,
             plain: self.plain.options(&web)?,
             signed,
-            tokens: Arc::new(tokens),
+            rules: self.limits.rules(tokens, gates),
             disguise,
             excluded: Arc::new(self.verify.exclude_path.iter().cloned().collect()),
             web,
             gate,
-            failures: self.most_failures.0,
-            successes: self.most_knocks.0,
-            most_grants: self.most_grants.0,
             allowed_origin: match &self.allowed_origin {
                 Some(Origin(origin)) => origin.clone(),
                 None => HeaderValue::from_static("*"),
@@ -228,30 +183,6 @@ impl KnockdArgs {
         // Not the parser's: `[defaults]` is parsed without it.
         let path = self.tokens.as_deref().ok_or(NoTokens)?;
         read_tokens(path, self.web.access(user))
-    }
-}
-
-impl FromStr for AttemptLimit {
-    type Err = BadKnockdValue;
-
-    fn from_str(text: &str) -> Result<Self, BadKnockdValue> {
-        let bad = || BadKnockdValue::Attempts(text.to_owned());
-        if text == "0" {
-            return Ok(Self(Rate::default()));
-        }
-        let (most, window) = text.split_once('/').ok_or_else(bad)?;
-        let most = whole(most).filter(|most| *most <= MOST_ATTEMPTS).ok_or_else(bad)?;
-        let window = duration::parse(window).map_err(|_| bad())?;
-        Ok(Self(Rate { most, window }))
-    }
-}
-
-impl FromStr for GrantLimit {
-    type Err = BadKnockdValue;
-
-    fn from_str(text: &str) -> Result<Self, BadKnockdValue> {
-        let number = whole(text).filter(|number| *number > 0);
-        number.map(Self).ok_or_else(|| BadKnockdValue::Grants(text.to_owned()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The flag of `knockd` about plain HTTP, and the refusal of a service that has it by mistake.
+//! The flag of services that take tokens about plain HTTP, and the refusal of a service that has it by mistake.
 
 use clap::Args;
 
@@ -25,6 +25,11 @@ pub(super) struct PlainArgs {
 struct NoTls(Address);
 
 impl PlainArgs {
+    /// Returns the flag, if it was given.
+    pub(super) fn given(self) -> Option<&'static str> {
+        self.allow_plain_http.then_some("--allow-plain-http")
+    }
+
     /// Returns the peers that plain HTTP is served to.
     ///
     /// # Errors

@@ -253,8 +253,7 @@ impl KnockRuleArgs {
     /// Returns the names that the gate of the tunnel or service `name` answers to.
     pub(super) fn gates(&self, name: Option<&str>) -> Vec<ServiceName> {
         if self.knock_gate.is_empty() {
-            // A name of a table has the form of a service name.
-            return name.unwrap_or(DEFAULT_GATE).parse().into_iter().collect();
+            return default_gate(name);
         }
         self.knock_gate.clone()
     }
@@ -343,6 +342,13 @@ impl FromStr for KeyName {
         let number = number.ok_or_else(|| BadKnockValue::Key(text.to_owned()))?;
         Ok(Self(KeyId::from_bytes(number.to_be_bytes())))
     }
+}
+
+/// Returns the name that the gate of the tunnel or service `name` answers to, unless flags say
+/// otherwise.
+pub(super) fn default_gate(name: Option<&str>) -> Vec<ServiceName> {
+    // A name of a table has the form of a service name.
+    name.unwrap_or(DEFAULT_GATE).parse().into_iter().collect()
 }
 
 #[cfg(test)]

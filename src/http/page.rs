@@ -96,6 +96,18 @@ impl Page {
         protect(headers);
         Some(response)
     }
+
+    /// Returns an answer with `document`, a form of this page in place of another one, which no cache
+    /// keeps.
+    pub fn in_place(&self, document: Bytes) -> Response<Bytes> {
+        let mut response = Response::new(document);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
+        protect(headers);
+        response
+    }
 }
 
 /// Adds what every answer for a page has: no guessing of its type, no frame, no address passed on,

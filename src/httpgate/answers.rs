@@ -83,6 +83,11 @@ pub(super) fn bad_request(bad: BadRequest) -> Response<Body> {
     answer
 }
 
+/// Returns the answer to a denied request that no person sees, where there is a page to knock on.
+pub(super) fn denied() -> Response<Body> {
+    plain(StatusCode::FORBIDDEN, "This address is not let in; open /.knockpipe/ in a browser.")
+}
+
 /// Sends a client elsewhere.
 pub(super) fn found(location: HeaderValue) -> Response<Body> {
     let mut answer = Response::new(empty());

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::answers;
 use super::body::Line;
+use super::browser;
 use super::forwarded;
 use super::head;
 use super::options::{Options, TargetHost};
@@ -25,9 +26,10 @@ use super::passage::Passage;
 use super::redirect::{Page, Redirect};
 use super::server::{Server, ServerParts};
 use crate::addr::{ClientAddr, ServiceName};
-use crate::gate::{Denied, Gate, OnRevoke, Peer, Permit};
+use crate::gate::{Denied, DenyReason, Gate, OnRevoke, Peer, Permit, Verdict};
 use crate::http::Body;
 use crate::http::client_address::ClientRules;
+use crate::knockd::{SitePage, SiteParts};
 use crate::net::{ResolveError, ResolveOptions, Slots, SocketOptions};
 use crate::observe::failures::Failures;
 use crate::observe::metrics::Meters;
@@ -55,6 +57,7 @@ pub struct HttpGate {
     /// The connection of a visitor was admitted when it was accepted.
     asked_at_accept: bool,
     redirect: Option<Redirect>,
+    page: Option<SitePage>,
     logs_decisions: bool,
     checks: HealthChecks,
     drain: Duration,
@@ -119,6 +122,15 @@ impl HttpGate {
     /// count here, too.
     pub fn new(options: &Options, parts: Parts, before: Option<&Self>) -> Self {
         let Parts { gate, meters, targets } = parts;
+        let client = ClientRules {
+            proxies: options.web.trusted_proxies.clone(),
+            headers: vec![options.client_header.clone()],
+        };
+        let page = options.page.as_ref().map(|page| {
+            let (gate, meters) = (gate.clone(), Arc::clone(&meters));
+            let parts = SiteParts { web: &options.web, clients: client.clone(), gate, meters };
+            SitePage::new(page, parts, before.and_then(|before| before.page.as_ref()))
+        });
         let server = Server::new(ServerParts {
             targets,
             dial: options.dial(),
@@ -130,10 +142,8 @@ impl HttpGate {
         Self {
             name: options.web.name.clone(),
             gate,
-            client: ClientRules {
-                proxies: options.web.trusted_proxies.clone(),
-                headers: vec![options.client_header.clone()],
-            },
+            client,
+            page,
             believes_internal: options.believes_internal,
             asked_at_accept: options.asks_at_accept(),
             redirect: options.redirect.clone(),
@@ -162,24 +172,25 @@ impl HttpGate {
         self.name.as_deref()
     }
 
-    /// Decides about a request.
-    ///
-    /// # Errors
-    /// The client that is denied, as far as it is known.
-    async fn admit(
-        &self,
-        request: &Request<Incoming>,
-        visitor: &Visitor,
-    ) -> Result<Client, Option<Peer>> {
+    /// Determines the client of a request.
+    fn client_of(&self, request: &Request<Incoming>, visitor: &Visitor) -> Option<Peer> {
         let peer = if self.trusts(visitor) {
             self.client.client(visitor.address(), request.headers())
         } else {
             visitor.peer()
         };
-        let peer = match peer.ok_or(None)? {
+        peer.map(|peer| match peer {
             Peer::Announced(ip) if self.believes_internal => Peer::Socket(ip),
             peer => peer,
-        };
+        })
+    }
+
+    /// Decides about a request.
+    ///
+    /// # Errors
+    /// The client that is denied, as far as it is known.
+    async fn admit(&self, peer: Option<Peer>) -> Result<Client, Option<Peer>> {
+        let peer = peer.ok_or(None)?;
         let client = if self.asked_at_accept {
             let is_allowed = self.gate.decide(peer).is_allowed();
             is_allowed.then_some(Client { peer, permit: None })
@@ -219,6 +230,10 @@ impl HttpGate {
         self.meters.refused.count(CloseReason::GateDenied);
         self.count_failure(CloseReason::GateDenied, peer, visitor);
         let line = self.line(&request, visitor);
+        if let Some(page) = self.page_for(peer, visitor) {
+            let is_shown = browser::shows_answer(request.headers());
+            return Some(if is_shown { page.document() } else { answers::denied() });
+        }
         let Some(redirect) = &self.redirect else {
             self.stay_silent(line, visitor).await;
             return None;
@@ -235,6 +250,15 @@ impl HttpGate {
             path: path.map_or("/", |path| path.as_str()),
         };
         redirect.location(page).map(answers::found)
+    }
+
+    /// Returns the page on which a client can get in. None is for those that a rule of the operator
+    /// or a ban keeps out, whatever they know, and none goes where tokens could be read.
+    fn page_for(&self, peer: Option<Peer>, visitor: &Visitor) -> Option<&SitePage> {
+        let page = self.page.as_ref()?;
+        let verdict = self.gate.decide(peer?).verdict;
+        let is_kept_out = [DenyReason::StaticDeny, DenyReason::Banned].map(Verdict::Denied);
+        (!is_kept_out.contains(&verdict) && page.may_serve(visitor)).then_some(page)
     }
 
     /// Waits as long as a denied client is kept, before its connection ends as it is to end. One
@@ -318,6 +342,7 @@ impl HttpGate {
             sleep(TICK).await;
             self.server.expire();
             self.failures.tick();
+            self.page.iter().for_each(SitePage::tick);
         }
     }
 }
@@ -332,7 +357,19 @@ impl Application for HttpGate {
             // It is listed, for any client.
             visitor.prove();
         }
-        let client = match self.admit(&request, &visitor).await {
+        let peer = self.client_of(&request, &visitor);
+        let page = self.page.as_ref().filter(|page| page.holds(request.uri()));
+        if page.is_some()
+            && let Some(page) = self.page_for(peer, &visitor)
+        {
+            return Some(page.respond(request, visitor).await);
+        }
+        let client = match self.admit(peer).await {
+            // What is below the path of the page never reaches the server.
+            Ok(client) if page.is_some() => Err(Some(client.peer)),
+            admitted => admitted,
+        };
+        let client = match client {
             Ok(client) => client,
             Err(peer) => return self.deny(request, peer, &visitor).await,
         };
@@ -373,5 +410,6 @@ impl Application for HttpGate {
 
     fn flush_log(&self) {
         self.failures.flush();
+        self.page.iter().for_each(SitePage::flush_log);
     }
 }

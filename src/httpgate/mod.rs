@@ -5,6 +5,7 @@
 //!   options    settings
 //!   gate       the decision about a request, and the answer to a denied one
 //!   redirect   the page that a denied client is sent to
+//!   browser    requests that a page can be shown for (pure)
 //!   passage    the way of an admitted request to the server, and of the answer back
 //!   head       heads of messages: what is refused, and what changes on the way (pure)
 //!   hop        fields that belong to one connection (pure)
@@ -22,6 +23,7 @@
 
 mod answers;
 mod body;
+mod browser;
 mod forwarded;
 mod gate;
 mod head;

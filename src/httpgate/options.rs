@@ -8,6 +8,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use super::redirect::Redirect;
 use crate::addr::{Address, BindAddress};
 use crate::gate::GateOptions;
+use crate::knockd::SiteOptions;
 use crate::net::PER_SESSION;
 use crate::upstream::probe::Check;
 use crate::web::{Needs, WebOptions};
@@ -44,8 +45,10 @@ pub struct Options {
     pub wait_for_dns: bool,
     /// Health check of the servers.
     pub check: Option<Check>,
-    /// Page for clients that the gate denies; `None` closes the connection.
+    /// Page for clients that the gate denies, at another address.
     pub redirect: Option<Redirect>,
+    /// Page for them to knock on, here. With neither their connections are closed.
+    pub page: Option<SiteOptions>,
     /// One log line for each decision.
     pub logs_decisions: bool,
 }
@@ -63,7 +66,7 @@ impl Options {
     /// Returns true if the gate is asked when a connection is accepted, since nothing in a request
     /// can change its answer, nor does a denied client get one.
     pub fn asks_at_accept(&self) -> bool {
-        self.web.trusted_proxies.is_empty() && self.redirect.is_none()
+        self.web.trusted_proxies.is_empty() && self.redirect.is_none() && self.page.is_none()
     }
 
     /// Returns the descriptors that it needs: a connection has one to a server.

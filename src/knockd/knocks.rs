@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::api::{GrantReply, GrantsReply, KnockReply, LeaveReply, StateReply, TOKEN_HEADER};
 use super::caller::{Caller, Refused, Sender};
 use super::limits::Limits;
-use super::options::Options;
+use super::options::KnockRules;
 use super::policy::{Asked, Decided, Knocking, Refusal};
 use super::tokens::Token;
 use crate::addr::ClientAddr;
@@ -40,7 +40,9 @@ const MOST_LISTED: usize = 10_000;
 
 /// The knocks of one service.
 pub(super) struct Knocks {
-    pub(super) options: Options,
+    /// Name in the log, where a process has several services.
+    name: Option<Arc<str>>,
+    rules: KnockRules,
     pub(super) gate: Gate,
     client_rules: ClientRules,
     meters: Arc<Meters>,
@@ -58,6 +60,15 @@ struct Progress {
     turns: Mutex<HashMap<String, Arc<Turn<()>>>>,
 }
 
+/// Objects of the service that knocks are taken for.
+pub(super) struct KnockParts {
+    /// Name in the log, where a process has several services.
+    pub(super) name: Option<Arc<str>>,
+    pub(super) clients: ClientRules,
+    pub(super) gate: Gate,
+    pub(super) meters: Arc<Meters>,
+}
+
 /// A grant that is being made, until this is dropped.
 struct Making<'a> {
     progress: &'a Progress,
@@ -67,21 +78,18 @@ struct Making<'a> {
 impl Knocks {
     /// Creates the knocks at a gate. What a service that it replaces has counted goes on, or else a
     /// reload would end every lock; and so do its grants under way.
-    pub(super) fn new(
-        options: &Options,
-        gate: Gate,
-        meters: Arc<Meters>,
-        before: Option<&Self>,
-    ) -> Self {
+    pub(super) fn new(rules: &KnockRules, parts: KnockParts, before: Option<&Self>) -> Self {
+        let KnockParts { name, clients, gate, meters } = parts;
         let progress = before.map_or_else(Arc::default, |before| Arc::clone(&before.progress));
-        lock(&progress.limits).set_rates(options.failures, options.successes);
-        let has_turns = |name: &str| options.tokens.named(name).is_some_and(|it| it.one_address);
+        lock(&progress.limits).set_rates(rules.failures, rules.successes);
+        let has_turns = |name: &str| rules.tokens.named(name).is_some_and(|it| it.one_address);
         lock(&progress.turns).retain(|name, _| has_turns(name));
         Self {
             progress,
-            refused: RefusedKnocks::of(options.web.name.clone()),
-            client_rules: ClientRules::forwarded(options.web.trusted_proxies.clone()),
-            options: options.clone(),
+            refused: RefusedKnocks::of(name.clone()),
+            client_rules: clients,
+            name,
+            rules: rules.clone(),
             gate,
             meters,
         }
@@ -141,7 +149,7 @@ impl Knocks {
         let (Some(peer), Some(client)) = (peer, client) else {
             return Err(self.fail(&sender, Refusal::NoClient));
         };
-        let token = presented.and_then(|presented| self.options.tokens.find(presented));
+        let token = presented.and_then(|presented| self.rules.tokens.find(presented));
         let token = token.ok_or_else(|| self.fail(&sender, Refusal::Token))?;
         Ok(Caller { token, peer, client })
     }
@@ -162,7 +170,7 @@ impl Knocks {
     ) -> Result<KnockReply, Refused> {
         let now = clock::now();
         let Caller { token, client, .. } = *caller;
-        let knocking = Knocking { token, client, gates: &self.options.gates, now };
+        let knocking = Knocking { token, client, gates: &self.rules.gates, now };
         let decided = Asked::read(body).and_then(|asked| asked.decide(&knocking));
         let Decided { grant, entry } =
             decided.map_err(|refusal| self.refuse_caller(caller, refusal))?;
@@ -347,7 +355,7 @@ impl Knocks {
         if !self.gate.has(member) {
             let is_new = |other: &&Member| **other != member && !self.gate.has(**other);
             let others = making.keys().filter(is_new).count();
-            if self.gate.has_grants(self.options.most_grants.saturating_sub(others)) {
+            if self.gate.has_grants(self.rules.most_grants.saturating_sub(others)) {
                 return Err(Refusal::Full);
             }
         }
@@ -403,7 +411,7 @@ impl Knocks {
     }
 
     fn name(&self) -> Option<&str> {
-        self.options.web.name.as_deref()
+        self.name.as_deref()
     }
 
     fn limits(&self) -> MutexGuard<'_, Limits> {

@@ -9,6 +9,7 @@
 //!   routes    paths, headers and statuses of the API
 //!   openapi   the document about these
 //!   page      the page to knock on
+//!   site      the same on the site of a gate
 //!   api       bodies of questions and answers
 //!   knocks    from a request to the store and back
 //!   caller    one who knocks, and a refusal
@@ -37,11 +38,13 @@ mod plain;
 mod policy;
 mod routes;
 mod service;
+mod site;
 pub mod tokens;
 mod verify;
 
 pub use limits::Rate;
-pub use options::{Answers, Disguise, Options, Signed};
+pub use options::{Answers, Disguise, KnockRules, Options, Signed, SiteOptions};
 pub use paths::ExcludedPath;
 pub use plain::PlainHttp;
 pub use service::Knockd;
+pub use site::{SitePage, SiteParts};

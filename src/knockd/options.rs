@@ -26,16 +26,8 @@ pub struct Options {
     pub plain: PlainHttp,
     /// The gate with the store that is written.
     pub gate: Arc<GateOptions>,
-    /// Tokens that may knock.
-    pub tokens: Arc<Tokens>,
-    /// Names that the gate answers to; the first is meant where none is named.
-    pub gates: Vec<ServiceName>,
-    /// Refused knocks of a source, after which it is locked out.
-    pub failures: Rate,
-    /// Granted knocks of a source.
-    pub successes: Rate,
-    /// Most grants at once, of all that have an end.
-    pub most_grants: usize,
+    /// Rules of knocks.
+    pub rules: KnockRules,
     /// Origin of pages that may use the API, for browsers; `*` is any.
     pub allowed_origin: HeaderValue,
     /// The OpenAPI document is served.
@@ -46,6 +38,30 @@ pub struct Options {
     pub excluded: Arc<ExcludedPaths>,
     /// The disguise, of which the secret is the one token.
     pub disguise: Option<Arc<Disguise>>,
+}
+
+/// Rules of knocks over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnockRules {
+    /// Tokens that may knock.
+    pub tokens: Arc<Tokens>,
+    /// Names that the gate answers to; the first is meant where none is named.
+    pub gates: Vec<ServiceName>,
+    /// Refused knocks of a source, after which it is locked out.
+    pub failures: Rate,
+    /// Granted knocks of a source.
+    pub successes: Rate,
+    /// Most grants at once, of all that have an end.
+    pub most_grants: usize,
+}
+
+/// Settings of the knock page on the site of a gate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteOptions {
+    /// Rules of knocks.
+    pub rules: KnockRules,
+    /// Peers that plain HTTP is served to.
+    pub plain: PlainHttp,
 }
 
 /// Receiver of signed knocks beside the API.

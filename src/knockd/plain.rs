@@ -4,8 +4,11 @@
 //! every host on the path. So a peer of another host that speaks plain HTTP gets no answer, unless
 //! the operator wants it in so many words.
 
+use tracing::debug;
+
 use crate::addr::ClientAddr;
 use crate::http::TrustedProxies;
+use crate::web::Visitor;
 
 /// Peers that plain HTTP is served to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,14 +21,19 @@ pub enum PlainHttp {
 }
 
 impl PlainHttp {
+    /// Returns true if a connection may carry secrets: with TLS, or from one of these peers.
+    pub(super) fn may_serve(self, visitor: &Visitor, proxies: &TrustedProxies) -> bool {
+        let (address, is_balanced) = (visitor.address(), visitor.is_balanced());
+        let may = visitor.is_encrypted() || self.serves(address, is_balanced, proxies);
+        if !may {
+            debug!(client = %address, "plain HTTP from another host is not served");
+        }
+        may
+    }
+
     /// Returns true if a plain connection is served, by its other end; one that `is_balanced` comes
     /// through a load balancer.
-    pub(super) fn serves(
-        self,
-        socket: ClientAddr,
-        is_balanced: bool,
-        proxies: &TrustedProxies,
-    ) -> bool {
+    fn serves(self, socket: ClientAddr, is_balanced: bool, proxies: &TrustedProxies) -> bool {
         let is_near = match socket {
             ClientAddr::Ip(address) => address.ip().to_canonical().is_loopback(),
             ClientAddr::Unix | ClientAddr::Pipe => true,

@@ -28,6 +28,7 @@ use super::api::{
 };
 use super::caller::Refused;
 use super::knocks::Knocks;
+use super::options::Options;
 use super::policy::{MOST_BODY, Refusal};
 use super::{openapi, page};
 use crate::web::Visitor;
@@ -52,32 +53,43 @@ type Connection = Extension<Arc<Visitor>>;
 type Unstored<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
 
 /// Returns the routes of the API.
-pub(super) fn router(knocks: Arc<Knocks>) -> Router {
+pub(super) fn router(knocks: Arc<Knocks>, options: &Options) -> Router {
     let mut router = Router::new()
-        .route("/knock", knock_methods(&knocks))
+        .route("/knock", knock_methods(options.allowed_origin.clone()))
         .route("/grants", get(grants))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .merge(page::router());
-    if knocks.options.has_openapi {
+    if options.has_openapi {
         router = router.route("/openapi.json", get(openapi::document));
     }
+    with_errors(router).with_state(knocks)
+}
+
+/// Returns the routes of the page on the site of a gate: its files, and what it asks. No other
+/// origin may use them.
+pub(super) fn site_router(knocks: Arc<Knocks>) -> Router {
+    let router = Router::new().route("/knock", get(state).post(knock).delete(leave));
+    with_errors(router.merge(page::router())).with_state(knocks)
+}
+
+/// Adds the answers to what is not there.
+fn with_errors(router: Router<Arc<Knocks>>) -> Router<Arc<Knocks>> {
     router
         .method_not_allowed_fallback(async || {
             error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         })
         .fallback(async || error(StatusCode::NOT_FOUND, "Not Found"))
-        .with_state(knocks)
 }
 
 /// Returns the methods of `/knock`. Every answer of theirs says which pages may read it, and no
 /// other does.
-fn knock_methods(knocks: &Arc<Knocks>) -> MethodRouter<Arc<Knocks>> {
+fn knock_methods(origin: HeaderValue) -> MethodRouter<Arc<Knocks>> {
     get(state)
         .post(knock)
         .delete(leave)
         .options(preflight)
-        .route_layer(map_response_with_state(Arc::clone(knocks), with_origin))
+        .route_layer(map_response_with_state(origin, with_origin))
         .fallback(async || {
             // As Knocker has it: browsers ask with OPTIONS what else there is.
             let allow = [(ALLOW, HeaderValue::from_static("OPTIONS"))];
@@ -85,8 +97,7 @@ fn knock_methods(knocks: &Arc<Knocks>) -> MethodRouter<Arc<Knocks>> {
         })
 }
 
-async fn with_origin(State(knocks): Shared, mut response: Response) -> Response {
-    let origin = knocks.options.allowed_origin.clone();
+async fn with_origin(State(origin): State<HeaderValue>, mut response: Response) -> Response {
     response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     response
 }

@@ -11,11 +11,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-use tracing::debug;
 
 use super::disguise::Disguised;
 use super::framing;
-use super::knocks::Knocks;
+use super::knocks::{KnockParts, Knocks};
 use super::options::Options;
 use super::plain::PlainHttp;
 use super::routes;
@@ -41,23 +40,20 @@ impl Knockd {
     /// Creates the service for a gate. The locks of one that it replaces stay.
     pub fn new(options: &Options, gate: Gate, meters: Arc<Meters>, before: Option<&Self>) -> Self {
         let before = before.map(|before| &*before.knocks);
-        let knocks = Arc::new(Knocks::new(options, gate.clone(), meters, before));
         let proxies = options.web.trusted_proxies.clone();
         let clients = ClientRules::forwarded(proxies.clone());
+        let name = options.web.name.clone();
+        let parts = KnockParts { name, clients: clients.clone(), gate: gate.clone(), meters };
+        let knocks = Arc::new(Knocks::new(&options.rules, parts, before));
         let verifier = Verifier::new(gate, clients, options.excluded.clone());
-        let router = routes::router(Arc::clone(&knocks)).merge(verify::router(verifier));
+        let router = routes::router(Arc::clone(&knocks), options).merge(verify::router(verifier));
         let disguise = options.disguise.clone().map(|it| Disguised::new(it, Arc::clone(&knocks)));
         Self { knocks, router, disguise, plain: options.plain, proxies }
     }
 
     /// Returns true if this connection may carry secrets.
     fn may_serve(&self, visitor: &Visitor) -> bool {
-        let (address, is_balanced) = (visitor.address(), visitor.is_balanced());
-        let may = visitor.is_encrypted() || self.plain.serves(address, is_balanced, &self.proxies);
-        if !may {
-            debug!(client = %address, "plain HTTP from another host is not served");
-        }
-        may
+        self.plain.may_serve(visitor, &self.proxies)
     }
 }
 
@@ -109,6 +105,7 @@ impl Application for Knockd {
     }
 }
 
-fn boxed(answer: Response<axum::body::Body>) -> Response<Body> {
+/// Returns an answer of the router with a body of all services.
+pub(super) fn boxed(answer: Response<axum::body::Body>) -> Response<Body> {
     answer.map(|body| body.map_err(Into::into).boxed_unsync())
 }

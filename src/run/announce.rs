@@ -6,7 +6,7 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::addr::{Address, ServiceName};
-use crate::knockd;
+use crate::knockd::{self, KnockRules};
 use crate::net::AsyncListener;
 use crate::observe::Pairs;
 use crate::service::{self, Kind, ServiceOptions};
@@ -29,8 +29,15 @@ pub(super) fn announce(
         options.warnings.iter().for_each(|warning| log_warning(tunnel, warning));
     }
     options.web().iter().for_each(|options| warn_of_proxies(options));
-    if let ServiceOptions::Knockd(options) = options {
-        warn_of_knockd(tunnel, options);
+    match options {
+        ServiceOptions::Knockd(options) => {
+            warn_of_excluded(tunnel, options);
+            warn_of_rules(tunnel, &options.rules);
+        }
+        ServiceOptions::Http(options) => {
+            options.page.iter().for_each(|page| warn_of_rules(tunnel, &page.rules));
+        }
+        ServiceOptions::Tunnel(_) => {}
     }
     for listener in listeners {
         info!(tunnel, address = listener.local(), "listening");
@@ -57,8 +64,8 @@ fn warn_of_proxies(options: &WebOptions) {
     }
 }
 
-/// Warns of settings that let everybody through, or guess for ever.
-fn warn_of_knockd(tunnel: Option<&str>, options: &knockd::Options) {
+/// Warns where proxies let everybody through.
+fn warn_of_excluded(tunnel: Option<&str>, options: &knockd::Options) {
     if options.excluded.cover_all() {
         warn!(
             tunnel,
@@ -67,7 +74,11 @@ fn warn_of_knockd(tunnel: Option<&str>, options: &knockd::Options) {
             "every path is excluded, so that proxies let everybody through to everything"
         );
     }
-    if options.failures.most == 0 {
+}
+
+/// Warns where everybody may guess for ever.
+fn warn_of_rules(tunnel: Option<&str>, rules: &KnockRules) {
+    if rules.failures.most == 0 {
         warn!(
             tunnel,
             flag = "--most-failures",

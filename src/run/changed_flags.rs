@@ -9,7 +9,7 @@ use crate::gate::{GateOptions, Rules, StoreOptions};
 use crate::http::ServerTls;
 use crate::httpgate;
 use crate::knock::ReceiverOptions;
-use crate::knockd;
+use crate::knockd::{self, KnockRules};
 use crate::service::ServiceOptions;
 use crate::tunnel::{Limits, Options, Role};
 use crate::web::WebOptions;
@@ -48,11 +48,7 @@ fn of_knockd(
     let knockd::Options {
         web,
         gate,
-        tokens,
-        gates,
-        failures,
-        successes,
-        most_grants,
+        rules,
         allowed_origin,
         has_openapi,
         signed,
@@ -61,13 +57,9 @@ fn of_knockd(
         plain,
     } = old;
     let mut all = of_web(web, &new.web, has_new_listener);
+    let secret = if new.disguise.is_some() { "disguise-secret" } else { "tokens" };
+    all.extend(knock_rules_of(rules, &new.rules, secret));
     all.extend([
-        ("tokens", *tokens != new.tokens && new.disguise.is_none()),
-        ("disguise-secret", *tokens != new.tokens && new.disguise.is_some()),
-        ("knock-gate", *gates != new.gates),
-        ("most-failures", *failures != new.failures),
-        ("most-knocks", *successes != new.successes),
-        ("most-grants", *most_grants != new.most_grants),
         ("allowed-origin", *allowed_origin != new.allowed_origin),
         ("openapi", *has_openapi != new.has_openapi),
         ("udp", *signed != new.signed),
@@ -77,6 +69,18 @@ fn of_knockd(
     ]);
     all.extend(gate_of(gate, &new.gate));
     all
+}
+
+/// Compares rules of knocks over HTTP, of which the tokens are those of a flag.
+fn knock_rules_of(old: &KnockRules, new: &KnockRules, tokens_flag: &'static str) -> [Compared; 5] {
+    let KnockRules { tokens, gates, failures, successes, most_grants } = old;
+    [
+        (tokens_flag, *tokens != new.tokens),
+        ("knock-gate", *gates != new.gates),
+        ("most-failures", *failures != new.failures),
+        ("most-knocks", *successes != new.successes),
+        ("most-grants", *most_grants != new.most_grants),
+    ]
 }
 
 fn of_http(
@@ -100,6 +104,7 @@ fn of_http(
         wait_for_dns,
         check,
         redirect,
+        page,
         logs_decisions: _,
     } = old;
     let mut all = of_web(web, &new.web, has_new_listener);
@@ -119,6 +124,13 @@ fn of_http(
         ("check", *check != new.check),
         ("redirect", *redirect != new.redirect),
     ]);
+    match (page, &new.page) {
+        (Some(old), Some(new)) => {
+            all.extend(knock_rules_of(&old.rules, &new.rules, "tokens"));
+            all.push(("allow-plain-http", old.plain != new.plain));
+        }
+        (old, new) => all.push(("knock-page", old.is_some() != new.is_some())),
+    }
     all
 }
 

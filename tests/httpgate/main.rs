@@ -12,6 +12,7 @@ mod http;
 mod http2;
 mod hygiene;
 mod kept;
+mod knock_page;
 mod knocking;
 mod nginx;
 mod slow;

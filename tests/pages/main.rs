@@ -10,4 +10,5 @@ mod knock;
 mod knock_offline;
 mod machine;
 mod service;
+mod site;
 mod status;

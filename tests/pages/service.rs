@@ -22,6 +22,8 @@ pub(super) struct Knocking {
     pub end: End,
     pub launch: Launch,
     pub origin: String,
+    /// Address that is opened, behind the origin.
+    path: &'static str,
     dir: TempDir,
 }
 
@@ -42,13 +44,26 @@ impl Knocking {
     #[track_caller]
     pub(super) fn start(rights: &[&str], args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let launch = launch(&dir, rights, args);
+        let launch = launch("knockd", &dir, rights, args);
+        Self::with(dir, launch, "/")
+    }
+
+    /// Starts a gate with the page in front of a server, and opens an address of that.
+    #[track_caller]
+    pub(super) fn on_site(server: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let launch = launch("http", &dir, &[], &["-t", server, "--knock-page"]);
+        Self::with(dir, launch, "/shop?item=7")
+    }
+
+    #[track_caller]
+    fn with(dir: TempDir, launch: Launch, path: &'static str) -> Self {
         let end = launch.clone().args(["-s", "127.0.0.1:0"]).start();
         let origin = format!("http://{}", end.addr());
         let launch = launch.args(["-s", &end.addr().to_string()]);
         let browser = Browser::start();
         browser.look((Window::Desktop, Scheme::Light));
-        let knocking = Self { browser, end, launch, origin, dir };
+        let knocking = Self { browser, end, launch, origin, path, dir };
         knocking.open();
         knocking
     }
@@ -56,7 +71,7 @@ impl Knocking {
     /// Opens the page, and waits until it works.
     #[track_caller]
     pub(super) fn open(&self) {
-        self.browser.go(&format!("{}/", self.origin));
+        self.browser.go(&format!("{}{}", self.origin, self.path));
         self.browser
             .wait("the page works", "return document.getElementById('place').textContent !== ''");
     }
@@ -98,6 +113,13 @@ impl Knocking {
         self.dir.path().join("gate")
     }
 
+    /// Runs a command of the gate on the store.
+    #[track_caller]
+    pub(super) fn command(&self, args: &[&str]) {
+        let gate = format!("file:{}", self.gate().display());
+        knockpipe(&[&["gate"], args, &["--gate", &gate]].concat(), "");
+    }
+
     /// Takes the token away from the running service.
     #[track_caller]
     pub(super) fn revoke(&self) {
@@ -126,11 +148,11 @@ impl Knocking {
     }
 }
 
-fn launch(dir: &TempDir, rights: &[&str], args: &[&str]) -> Launch {
+fn launch(service: &'static str, dir: &TempDir, rights: &[&str], args: &[&str]) -> Launch {
     let file = dir.path().join("tokens");
     let tokens = file.to_str().unwrap();
     let new = ["knockd", "token", "new", "pages", "--tokens", tokens, "--from", "-"];
     knockpipe(&[&new[..], rights].concat(), TOKEN);
     let gate = format!("file:{}", dir.path().join("gate").display());
-    Launch::new("knockd").args(["--tokens", tokens, "--gate", &gate]).args(args)
+    Launch::new(service).args(["--tokens", tokens, "--gate", &gate]).args(args)
 }

@@ -80,7 +80,9 @@ mod tests {
         let second = 1_709_251_199;
         assert_eq!(Date::parse("20240229"), Some(Date::of_unix(second)));
         assert!(Date::parse("20240228") < Date::parse("20240301"));
-        for text in ["", "soon", "2024022", "202402290", "20241301", "20240100", "+2024022", "２０２４"] {
+        for text in
+            ["", "soon", "2024022", "202402290", "20241301", "20240100", "+2024022", "２０２４"]
+        {
             assert_eq!(Date::parse(text), None, "{text}");
         }
     }

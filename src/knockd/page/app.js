@@ -12,6 +12,10 @@ import { span } from "./words.js";
 /** Longest time that a browser's timer can wait. */
 const LONGEST_TIMER = 2_000_000_000;
 
+/** The address of the page itself. A gate shows it in place of what was asked for as well. */
+const HOME = new URL("..", import.meta.url).href;
+const IS_IN_PLACE = !location.href.startsWith(HOME);
+
 const byId = (id) => document.getElementById(id);
 
 let state = START;
@@ -96,6 +100,7 @@ function showActions(actions) {
   byId("knock").hidden = !actions.knock;
   byId("extend").hidden = !actions.extend;
   byId("leave").hidden = !actions.leave;
+  byId("open").hidden = !(IS_IN_PLACE && state.grant !== null);
   byId("try-now").hidden = !actions.tryNow;
   byId("stop").hidden = !actions.stop;
   for (const id of ["knock", "extend", "leave"]) {
@@ -171,7 +176,10 @@ function showToken() {
 
 /** Lets the page open without a network. */
 function registerWorker() {
-  const file = "sw.js";
+  if (IS_IN_PLACE) {
+    return;
+  }
+  const file = new URL("sw.js", HOME).href;
   const createScriptURL = (url) => {
     if (url !== file) {
       throw new TypeError("there is one worker");

@@ -1,5 +1,8 @@
 // Questions to the server. The token travels in a header, and nowhere else.
 
+/** The address for all questions, wherever the page is shown. */
+const KNOCK = new URL("../knock", import.meta.url);
+
 /** Longest wait for an answer. */
 const PATIENCE = 15_000;
 
@@ -13,7 +16,7 @@ export async function send({ what, token, body }) {
   if (hasBody) {
     headers["Content-Type"] = "application/json";
   }
-  const answer = await fetch("knock", {
+  const answer = await fetch(KNOCK, {
     method: METHODS[what],
     headers,
     body: hasBody ? JSON.stringify(body) : undefined,

@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::get;
+use bytes::Bytes;
 
 use crate::http::page::{BASE_CSS, CSS, DOM_JS, File, HTML, ICON_SVG, Page, SCRIPT, WORDS_JS};
 
@@ -56,6 +57,18 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
         let serve = move |headers: HeaderMap| async move { answer(path, &headers) };
         router.route(&format!("/{path}"), get(serve))
     })
+}
+
+/// Returns the page with all addresses in it below `path`, so that it can be shown at any other.
+pub(super) fn document_below(path: &str) -> String {
+    let text = include_str!("index.html");
+    let text = text.replace("\"page/", &format!("\"{path}page/"));
+    text.replace("\"manifest.", &format!("\"{path}manifest."))
+}
+
+/// Returns an answer with this form of the page, in place of another one.
+pub(super) fn in_place(document: Bytes) -> axum::http::Response<Bytes> {
+    PAGE.in_place(document)
 }
 
 fn answer(path: &str, headers: &HeaderMap) -> Response {
