@@ -38,9 +38,9 @@ pub(super) struct SiteArgs {
 /// Flags of the page that make no sense together.
 #[derive(Debug, thiserror::Error)]
 enum SiteFlagError {
-    /// No page.
+    /// There is no page.
     #[error("{0} is about the page to knock on; add --knock-page, or leave it out")]
-    NoPage(&'static str),
+    Pageless(&'static str),
     /// Nobody could knock.
     #[error(
         "--knock-page needs tokens; add --tokens FILE: 'knockpipe knockd token new NAME --tokens FILE' makes it"
@@ -74,9 +74,9 @@ impl SiteArgs {
         access: Access,
     ) -> Result<Option<SiteOptions>, Failure> {
         if !self.knock_page {
-            let own = self.tokens.as_ref().map(|_| "--tokens").or(self.limits.given());
-            return match own.or(self.plain.given()) {
-                Some(flag) => Err(SiteFlagError::NoPage(flag).into()),
+            let own = self.tokens.as_ref().map(|_| "--tokens").or_else(|| self.limits.given());
+            return match own.or_else(|| self.plain.given()) {
+                Some(flag) => Err(SiteFlagError::Pageless(flag).into()),
                 None => Ok(None),
             };
         }

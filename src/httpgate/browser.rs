@@ -15,7 +15,7 @@ pub(super) fn shows_answer(headers: &HeaderMap) -> bool {
 fn is_html(kind: &str) -> bool {
     let mut parts = kind.split(';').map(str::trim);
     let is_html = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("text/html"));
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+    let weight = parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.strip_prefix('='));
     is_html && weight.and_then(|weight| weight.parse::<f32>().ok()).is_none_or(|it| it > 0.0)
 }
 
