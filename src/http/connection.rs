@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
+use super::rarely::Rarely;
 use super::raw_heads::Watched;
 use super::streams::Streams;
 
@@ -87,7 +88,9 @@ impl ConnectionLimits {
         let io = Watched::new(io);
         let marks = io.marks();
         let service = service_fn(|mut request: Request<Incoming>| {
-            request.extensions_mut().insert(marks.clone());
+            if marks.is_marked() {
+                request.extensions_mut().insert(marks.clone());
+            }
             answered(respond(request))
         });
         let mut connection = std::pin::pin!(
@@ -102,7 +105,7 @@ impl ConnectionLimits {
         tokio::select! {
             biased;
             _ = connection.as_mut() => return,
-            () = stop.cancelled() => {}
+            () = Rarely::new(stop.cancelled()) => {}
         }
         connection.as_mut().graceful_shutdown();
         let _ = connection.await;

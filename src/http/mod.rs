@@ -14,6 +14,7 @@
 //!   client_tls      certificates that such a server is checked against
 //!   asked           host, target and framing of a request, as far as they are read in one way
 //!   fields          header fields that proxies treat in a special way
+//!   rarely          future that is polled only when it was woken
 //!   raw_heads       watch on requests for what the parser forgets
 //!   body            body of an answer
 //!   page            files of a page for browsers
@@ -32,6 +33,7 @@ pub mod fields;
 mod limits;
 mod one_form;
 pub mod page;
+mod rarely;
 mod raw_heads;
 mod server;
 mod streams;
@@ -46,6 +48,7 @@ pub use client_tls::ClientTls;
 pub use connection::{ConnectionLimits, Version};
 pub use limits::Limits;
 pub use one_form::{Form, Head};
+pub use rarely::Rarely;
 pub use raw_heads::RawHeads;
 pub use server::{Server, text};
 pub use tls::{Acceptor, CERT_FLAG, KEY_FLAG, ServerTls, ServerTlsError};

@@ -73,6 +73,11 @@ struct Head {
 }
 
 impl RawHeads {
+    /// Returns true if there is a mark.
+    pub(super) fn is_marked(&self) -> bool {
+        self.has_two_lengths() || self.has_fragment()
+    }
+
     /// Returns true if a request had two lengths, or one that is none.
     pub fn has_two_lengths(&self) -> bool {
         self.0.has_two_lengths.load(Ordering::Relaxed)

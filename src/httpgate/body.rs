@@ -90,11 +90,15 @@ struct Stall {
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-/// Body of a request on its way to the server.
+/// Body of a request on its way to the server; `None` where there is none. Small, since hyper moves
+/// it along with the request several times.
 #[derive(Debug)]
-pub(super) struct RequestBody {
-    /// `None` where there is none.
-    body: Option<Incoming>,
+pub(super) struct RequestBody(Option<Box<ClientBody>>);
+
+/// Body that a client sends.
+#[derive(Debug)]
+struct ClientBody {
+    body: Incoming,
     hold: Option<Hold>,
     stall: Stall,
     /// Notified when all of it has gone, or none will.
@@ -184,21 +188,19 @@ impl RequestBody {
         sent: Option<Arc<Notify>>,
         client_header: Option<HeaderName>,
     ) -> Self {
-        Self { body: Some(body), hold, stall: Stall::new(idle), sent, client_header }
+        let stall = Stall::new(idle);
+        Self(Some(Box::new(ClientBody { body, hold, stall, sent, client_header })))
     }
 
     /// Makes the body of a request that has none.
     pub(super) fn nothing() -> Self {
-        Self { body: None, hold: None, stall: Stall::new(None), sent: None, client_header: None }
+        Self(None)
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BrokenBody;
-
+impl ClientBody {
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         if let Some(hold) = &self.hold {
@@ -208,8 +210,7 @@ impl Body for RequestBody {
                 Poll::Ready(Ok(())) => self.hold = None,
             }
         }
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        match Pin::new(body).poll_frame(cx) {
+        match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.stall.moved();
                 let frame = frame.map(|frame| frame.map_err(BrokenBody::from));
@@ -222,17 +223,29 @@ impl Body for RequestBody {
             },
         }
     }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BrokenBody;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| body.poll_frame(cx))
+    }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|client| client.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |client| client.body.size_hint())
     }
 }
 
-impl Drop for RequestBody {
+impl Drop for ClientBody {
     fn drop(&mut self) {
         self.sent.iter().for_each(|sent| sent.notify_one());
     }

@@ -19,6 +19,9 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// Length of the longest text of an address, in bytes.
+const LONGEST_ADDRESS: usize = 45;
+
 /// One hop, as this end sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hop<'a> {
@@ -95,39 +98,46 @@ fn remove(headers: &mut HeaderMap, client_header: Option<&HeaderName>, is_truste
 
 /// Adds an address to the list that a trusted proxy began, all of its lines made one.
 fn add(headers: &mut HeaderMap, last: IpAddr) {
-    let before: Vec<&str> =
-        headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok()).collect();
-    let list = match &before[..] {
-        [] => last.to_string(),
-        before => format!("{}, {last}", before.join(", ")),
-    };
+    let mut list = String::with_capacity(LONGEST_ADDRESS);
+    for line in headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok()) {
+        list.push_str(line);
+        list.push_str(", ");
+    }
+    let _ = write!(list, "{last}");
     // Addresses, and text that was a field before, are valid values.
     if let Ok(value) = HeaderValue::try_from(list) {
         headers.insert(FOR, value);
     }
 }
 
-/// Returns an address as Forwarded writes it.
-fn node(ip: Option<IpAddr>) -> String {
-    match ip {
-        Some(IpAddr::V4(ip)) => format!("for={ip}"),
-        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
-        None => "for=unknown".to_owned(),
-    }
+/// Adds an address to `text` as Forwarded writes it.
+fn add_node(text: &mut String, ip: Option<IpAddr>) {
+    // A string takes all that is written.
+    let _ = match ip {
+        Some(IpAddr::V4(ip)) => write!(text, "for={ip}"),
+        Some(IpAddr::V6(ip)) => write!(text, "for=\"[{ip}]\""),
+        None => write!(text, "for=unknown"),
+    };
 }
 
 impl Hop<'_> {
     /// Returns the value of Forwarded: the client, and the proxy that it came through.
     fn forwarded(&self) -> String {
-        let mut element = match self.client {
-            Some(client) if self.is_trusted && self.peer != Some(client) => {
-                format!("{}, {}", node(Some(client)), node(self.peer))
-            }
-            _ => node(self.peer),
-        };
-        if let Some(host) = self.host.and_then(|host| host.to_str().ok()) {
+        let host = self.host.and_then(|host| host.to_str().ok());
+        let rest = 2 * LONGEST_ADDRESS + 32;
+        let mut element = String::with_capacity(rest + host.map_or(0, str::len));
+        if let Some(client) = self.client.filter(|_| self.is_trusted)
+            && self.peer != Some(client)
+        {
+            add_node(&mut element, Some(client));
+            element.push_str(", ");
+        }
+        add_node(&mut element, self.peer);
+        if let Some(host) = host {
             // An authority has neither quotes nor backslashes.
-            let _ = write!(element, ";host=\"{host}\"");
+            element.push_str(";host=\"");
+            element.push_str(host);
+            element.push('"');
         }
         element.push_str(if self.is_encrypted { ";proto=https" } else { ";proto=http" });
         element

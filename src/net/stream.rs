@@ -18,6 +18,9 @@ use tokio::net::{TcpStream, UnixStream};
 use super::keepalive::{self, Path};
 use crate::addr::ClientAddr;
 
+/// Longest list of parts that is written as one: a list costs the system more than copying so much.
+const GATHERED: usize = 1024;
+
 /// A connected stream socket.
 #[derive(Debug)]
 pub enum Stream {
@@ -271,6 +274,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut gathered = [0; GATHERED];
+        let whole = match bufs {
+            [one] => &**one,
+            _ => gather(bufs, &mut gathered),
+        };
+        if !whole.is_empty() {
+            return self.poll_write(cx, whole);
+        }
         on_either!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, bufs))
     }
 
@@ -287,6 +298,21 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_either!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
     }
+}
+
+/// Joins small parts in `room`; returns nothing where they do not fit.
+fn gather<'a>(parts: &[IoSlice<'_>], room: &'a mut [u8; GATHERED]) -> &'a [u8] {
+    let length = parts.iter().map(|part| part.len()).sum();
+    if length > GATHERED {
+        return &[];
+    }
+    let mut rest = &mut room[..];
+    for part in parts {
+        let (place, behind) = rest.split_at_mut(part.len());
+        place.copy_from_slice(part);
+        rest = behind;
+    }
+    &room[..length]
 }
 
 impl From<TcpStream> for Stream {

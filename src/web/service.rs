@@ -15,7 +15,9 @@ use crate::frontend::{
     SlotTime, workers,
 };
 use crate::gate::Gate;
-use crate::http::{Acceptor, BrokenOff, ClientStream, ConnectionLimits, ServerTls, Version};
+use crate::http::{
+    Acceptor, BrokenOff, ClientStream, ConnectionLimits, Rarely, ServerTls, Version,
+};
 use crate::knock::KnockReceiver;
 use crate::net::{AsyncListener, DatagramSocket};
 use crate::observe::Meters;
@@ -217,19 +219,17 @@ impl<A: Application> WebService<A> {
                 self.limits.serve(io, version, respond, stop).await;
             }
         };
-        let cut = async {
-            visitor.cut().await;
-            visitor.break_off();
-        };
-        let revoked = async {
-            visitor.revoked().await;
-            visitor.break_off();
-        };
+        let ended = Rarely::new(async {
+            tokio::select! {
+                biased;
+                () = visitor.cut() => visitor.break_off(),
+                () = visitor.revoked() => visitor.break_off(),
+                () = visitor.closed() => {}
+            }
+        });
         tokio::select! {
             biased;
-            () = cut => {}
-            () = revoked => {}
-            () = visitor.closed() => {}
+            () = ended => {}
             () = served => {}
         }
     }
