@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::http::uri::Authority;
+use hyper::http::uri::{Authority, PathAndQuery};
 use nix::unistd::Uid;
 
 use super::connection_args::CONNECTIONS;
@@ -18,6 +18,7 @@ use super::process_args::{PROCESS, ProcessArgs, Reloading};
 use super::redis_knocking::Translated;
 use super::site_args::SiteArgs;
 use super::store_args::GATE;
+use super::target_tls_args::{CheckedTargets, TargetTlsArgs};
 use super::times::{self, TimeOrOff};
 use super::tunnel_args::{DEFAULT_RESOLVE, LIMITS, NAMES};
 use super::values::{PoolSize, SessionLimit};
@@ -71,10 +72,13 @@ pub(super) struct HttpArgs {
     #[command(flatten)]
     web: WebArgs,
 
-    /// The web server: http://HOST:PORT or http+unix:///PATH; repeatable: the first that works is
-    /// used
+    /// The web server: http://HOST:PORT, https://HOST:PORT or http+unix:///PATH; repeatable: the
+    /// first that works is used
     #[arg(short, long = "target", value_name = "URL", required = true)]
     targets: Vec<HttpTarget>,
+
+    #[command(flatten)]
+    tls: TargetTlsArgs,
 
     /// Tell the web server this host instead of the client's
     #[arg(long, value_name = "HOST", value_parser = host, help_heading = HTTP)]
@@ -141,6 +145,11 @@ pub(super) struct HttpArgs {
         long, value_name = "tcp[/INTERVAL]", value_parser = check, help_heading = CONNECTIONS
     )]
     check: Option<Check>,
+
+    /// Have a web server down that does not answer GET of this path with a status of 2xx or 3xx
+    /// [default: only its port is looked at]
+    #[arg(long, value_name = "PATH", value_parser = check_path, help_heading = CONNECTIONS)]
+    check_path: Option<PathAndQuery>,
 
     /// Start even if a name does not resolve yet, and try again every second
     #[arg(short = 'D', long, help_heading = NAMES)]
@@ -235,7 +244,7 @@ impl HttpCommandArgs {
 impl HttpArgs {
     /// Returns the files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let own = self.gate.files().chain(self.site.files());
+        let own = self.gate.files().chain(self.site.files()).chain(self.tls.files());
         self.web.files().chain(own).cloned().collect()
     }
 
@@ -257,6 +266,7 @@ impl HttpArgs {
         if self.trust_any_proxy {
             web.trusted_proxies = TrustedProxies::any();
         }
+        let CheckedTargets { targets, tls } = self.tls.targets(&self.targets)?;
         let page = self.site.options(&web, &gate, self.web.access(user))?;
         let mut options = Options {
             web,
@@ -264,7 +274,8 @@ impl HttpArgs {
             gate,
             client_header: self.client_ip_header.clone().unwrap_or(X_FORWARDED_FOR),
             believes_internal: self.trust_any_proxy,
-            targets: self.targets.iter().map(|target| target.address.clone()).collect(),
+            targets,
+            tls,
             host: match &self.target_host {
                 Some(own) => TargetHost::Own(own.clone()),
                 None => TargetHost::Clients(clients),
@@ -277,7 +288,8 @@ impl HttpArgs {
             resolve_every: (!self.no_resolve)
                 .then(|| self.resolve_every.unwrap_or(DEFAULT_RESOLVE)),
             wait_for_dns: self.wait_for_dns,
-            check: self.check.clone(),
+            check: self.check.clone().or_else(|| self.check_path.as_ref().map(|_| Check::PORT)),
+            check_path: self.check_path.clone(),
             redirect: self
                 .redirect
                 .clone()
@@ -319,6 +331,12 @@ fn host(text: &str) -> Result<HeaderValue, &'static str> {
     let is_host = Authority::from_str(text).is_ok_and(|host| !host.as_str().contains('@'));
     let value = HeaderValue::from_str(text).ok().filter(|_| is_host);
     value.ok_or("this is no host; write one such as app.example.org or localhost:5173")
+}
+
+/// Parses a path of a web server.
+fn check_path(text: &str) -> Result<PathAndQuery, &'static str> {
+    let path = text.parse().ok().filter(|_| text.starts_with('/') && !text.contains('#'));
+    path.ok_or("this is no path; write one such as /health")
 }
 
 /// Parses a check of a web server. Those of other services would only break its connections.

@@ -13,19 +13,18 @@ pub(super) struct HttpTarget {
     pub(super) address: Address,
     /// Host of its URL, as a browser would send it.
     pub(super) host: HeaderValue,
+    /// Name or address that its certificate has to have; `None` is plain HTTP.
+    pub(super) tls_name: Option<String>,
 }
 
 /// Reason why a text is no [`HttpTarget`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HttpTargetError {
     /// No URL.
-    #[error("'{0}' is no URL of a server; write http://HOST:PORT or http+unix:///PATH")]
-    Scheme(String),
-    /// TLS to the server.
     #[error(
-        "'{0}' asks for TLS to the server, which this cannot do; write http:// for a server on this host or a trusted network"
+        "'{0}' is no URL of a server; write http://HOST:PORT, https://HOST:PORT or http+unix:///PATH"
     )]
-    Tls(String),
+    Scheme(String),
     /// Something behind the host.
     #[error("'{0}' has '{1}' behind its host, and paths are passed on as they are; leave it out")]
     Path(String, String),
@@ -46,12 +45,10 @@ impl FromStr for HttpTarget {
             let is_path = matches!(address, Address::Unix(_));
             let host = HeaderValue::from_static("localhost");
             let wrong = || HttpTargetError::Scheme(text.to_owned());
-            return is_path.then_some(Self { address, host }).ok_or_else(wrong);
+            return is_path.then_some(Self { address, host, tls_name: None }).ok_or_else(wrong);
         }
-        if text.starts_with("https://") {
-            return Err(HttpTargetError::Tls(text.to_owned()));
-        }
-        let rest = text.strip_prefix("http://");
+        let secured = text.strip_prefix("https://");
+        let rest = secured.or_else(|| text.strip_prefix("http://"));
         let rest = rest.ok_or_else(|| HttpTargetError::Scheme(text.to_owned()))?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
@@ -64,11 +61,18 @@ impl FromStr for HttpTarget {
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
         let address = match has_port {
             true => authority.parse()?,
-            false => format!("{authority}:80").parse()?,
+            false => {
+                let port = if secured.is_some() { 443 } else { 80 };
+                format!("{authority}:{port}").parse()?
+            }
+        };
+        let tls_name = match &address {
+            Address::Tcp { host, .. } if secured.is_some() => Some(host.to_string()),
+            _ => None,
         };
         let host = HeaderValue::from_str(authority);
         let host = host.map_err(|_| HttpTargetError::Scheme(text.to_owned()))?;
-        Ok(Self { address, host })
+        Ok(Self { address, host, tls_name })
     }
 }
 
@@ -109,13 +113,28 @@ mod tests {
     }
 
     #[test]
+    fn a_server_with_tls_has_a_name_to_prove() {
+        for (text, address, name) in [
+            ("https://app.example", "app.example:443", Some("app.example")),
+            ("https://app.example:8443/", "app.example:8443", Some("app.example")),
+            ("https://[::1]:8443", "[::1]:8443", Some("::1")),
+            ("http://app.example", "app.example:80", None),
+        ] {
+            let target: HttpTarget = text.parse().unwrap();
+            let name = name.map(str::to_owned);
+            assert_eq!((target.address.to_string(), target.tls_name), (address.to_owned(), name));
+        }
+    }
+
+    #[test]
     fn what_is_no_server_is_refused_with_a_remedy() {
         for text in [
             "",
             "localhost:5173",
             "ftp://a",
-            "https://a",
             "http://",
+            "https://",
+            "https://u@a",
             "http://a/app",
             "http://a?x",
             "http://u:p@a",

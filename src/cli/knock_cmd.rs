@@ -20,7 +20,7 @@ use super::wish_args::whole_seconds;
 use crate::addr::{Address, BindAddress, ServiceName};
 use crate::duration;
 use crate::gate::Member;
-use crate::http::{BadUrl, ClientTls, WebUrl};
+use crate::http::{BadUrl, CaFile, ClientTls, WebUrl};
 use crate::knocker::{DEFAULT_LASTING, KnockWish};
 use crate::observe::log::Output;
 use crate::printable::printable;
@@ -249,7 +249,8 @@ impl KnockCommandArgs {
                     return Err(BadSecret::KeyForWeb(url.clone()).into());
                 }
                 let file = self.token_file.as_ref().ok_or(BadSecret::NoToken)?;
-                let tls = ClientTls::read(self.ca.as_deref());
+                let ca = self.ca.as_deref().map(|path| CaFile { flag: "--ca", path });
+                let tls = ClientTls::read(ca);
                 let tls = tls.map_err(|error| Failure::Usage(error.into()))?;
                 Ok(KnockAt::Web { url: url.clone(), token: token(file, access)?, tls })
             }

@@ -39,6 +39,7 @@ mod site_args;
 mod spiped;
 mod store_args;
 mod target_args;
+mod target_tls_args;
 mod times;
 mod token_cmd;
 mod tokens;

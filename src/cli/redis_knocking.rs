@@ -176,7 +176,8 @@ pub(super) fn translate(arguments: &[OsString]) -> Result<Translated, TranslateE
     for source in sources(given.listen.as_deref().unwrap_or(DEFAULT_LISTEN)) {
         add("source", &source);
     }
-    add("target", &format!("http://{}", target.host.to_str().unwrap_or_default()));
+    let scheme = if target.tls_name.is_some() { "https" } else { "http" };
+    add("target", &format!("{scheme}://{}", target.host.to_str().unwrap_or_default()));
     add("gate", &redis.url());
     // As it does: internal addresses are let in.
     add("internal", "allow");

@@ -13,18 +13,17 @@ pub use imp::ClientTls;
 /// Longest file of certificates, in bytes: 16 MiB.
 const LONGEST: usize = 16 << 20;
 
-/// Flag of the certificates.
-const CA_FLAG: &str = "--ca";
-
 /// Reason why a server cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientTlsError {
     /// The certificates cannot be read.
     #[error(
-        "cannot read {CA_FLAG} {file}: {cause}; check its path and who may read it, and that it is a regular file",
+        "cannot read {flag} {file}: {cause}; check its path and who may read it, and that it is a regular file",
         file = .file.display()
     )]
     Unreadable {
+        /// Its flag.
+        flag: &'static str,
         /// The file.
         file: PathBuf,
         /// The reason.
@@ -35,10 +34,23 @@ pub enum ClientTlsError {
     Identity(#[from] IdentityError),
 }
 
+/// A file of certificates, and the flag that names it.
+#[derive(Clone, Copy, Debug)]
+pub struct CaFile<'a> {
+    /// The flag.
+    pub flag: &'static str,
+    /// The file.
+    pub path: &'a Path,
+}
+
 /// Reads the certificates of a file.
-fn pem(file: &Path) -> Result<Vec<u8>, ClientTlsError> {
-    let pem = read(file, LONGEST);
-    let pem = pem.map_err(|cause| ClientTlsError::Unreadable { file: file.to_owned(), cause })?;
+fn pem(file: CaFile<'_>) -> Result<Vec<u8>, ClientTlsError> {
+    let CaFile { flag, path } = file;
+    let pem = read(path, LONGEST);
+    let pem = pem.map_err(|cause| {
+        let file = path.to_owned();
+        ClientTlsError::Unreadable { flag, file, cause }
+    })?;
     Ok(pem.to_vec())
 }
 
@@ -46,31 +58,53 @@ fn pem(file: &Path) -> Result<Vec<u8>, ClientTlsError> {
 mod imp {
     use std::fmt;
     use std::io;
-    use std::path::Path;
     use std::sync::Arc;
 
+    use sha2::{Digest, Sha256};
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
     use tokio_rustls::rustls::pki_types::ServerName;
 
-    use super::{CA_FLAG, ClientTlsError, pem};
+    use super::{CaFile, ClientTlsError, pem};
     use crate::net::{Stream, connector, named_roots, system_roots};
 
-    /// The means to secure connections, or the reason why there is none.
+    /// HTTP/1.1 in ALPN.
+    const HTTP1: &[u8] = b"http/1.1";
+
+    /// The means to secure connections, or the reason why there is none. Equal where the
+    /// certificates are.
     #[derive(Clone)]
-    pub struct ClientTls(Result<TlsConnector, Arc<str>>);
+    pub struct ClientTls {
+        connector: Result<TlsConnector, Arc<str>>,
+        /// Digest of the certificates.
+        digest: [u8; 32],
+    }
 
     impl ClientTls {
+        /// This build has TLS.
+        pub const IS_BUILT: bool = true;
+
         /// Reads the certificates to check a server with: those of `ca`, or the system's.
         ///
         /// # Errors
         /// [`ClientTlsError`]. Without certificates of the system the request fails instead.
-        pub fn read(ca: Option<&Path>) -> Result<Self, ClientTlsError> {
+        pub fn read(ca: Option<CaFile<'_>>) -> Result<Self, ClientTlsError> {
+            let mut digest = Sha256::new();
             let roots = match ca {
-                Some(file) => Ok(named_roots(CA_FLAG, file, &pem(file)?)?),
-                None => system_roots(|_| ()),
+                Some(file) => {
+                    let pem = pem(file)?;
+                    digest.update(&pem);
+                    Ok(named_roots(file.flag, file.path, &pem)?)
+                }
+                None => system_roots(|certificate| digest.update(certificate)),
             };
-            Ok(Self(roots.and_then(|roots| connector(roots, None)).map_err(Arc::from)))
+            let connector = roots.and_then(|roots| connector(roots, None));
+            Ok(Self { connector: connector.map_err(Arc::from), digest: digest.finalize().into() })
+        }
+
+        /// Returns true for a name or address, which a server can prove.
+        pub fn takes(host: &str) -> bool {
+            ServerName::try_from(host).is_ok()
         }
 
         /// Shakes hands with a server that has to prove to be `host`.
@@ -78,11 +112,17 @@ mod imp {
         /// # Errors
         /// It does not, or the connection ends.
         pub async fn wrap(&self, stream: Stream, host: &str) -> io::Result<TlsStream<Stream>> {
-            let connector = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
+            let connector = self.connector.as_ref().map_err(|why| io::Error::other(&**why))?;
             // The place of an address says nothing about its owner.
             let host = host.split_once('%').map_or(host, |(ip, _)| ip);
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            connector.connect(name, stream).await
+            connector.with_alpn(vec![HTTP1.to_vec()]).connect(name, stream).await
+        }
+    }
+
+    impl PartialEq for ClientTls {
+        fn eq(&self, other: &Self) -> bool {
+            self.digest == other.digest
         }
     }
 
@@ -96,21 +136,28 @@ mod imp {
 #[cfg(not(feature = "aws-lc"))]
 mod imp {
     use std::io;
-    use std::path::Path;
 
-    use super::{ClientTlsError, pem};
+    use super::{CaFile, ClientTlsError, pem};
     use crate::net::Stream;
 
     /// Refuses: this build has no TLS.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct ClientTls;
 
     impl ClientTls {
+        /// This build has none.
+        pub const IS_BUILT: bool = false;
+
+        /// Never called.
+        pub fn takes(_: &str) -> bool {
+            false
+        }
+
         /// Reads the certificates, for which this build has no use.
         ///
         /// # Errors
         /// [`ClientTlsError::Unreadable`]
-        pub fn read(ca: Option<&Path>) -> Result<Self, ClientTlsError> {
+        pub fn read(ca: Option<CaFile<'_>>) -> Result<Self, ClientTlsError> {
             ca.map(pem).transpose()?;
             Ok(Self)
         }

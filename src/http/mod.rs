@@ -44,7 +44,7 @@ pub use body::{Body, BoxError, empty, full};
 pub use client::{Answered, BadUrl, HttpClient, WebUrl};
 pub use client_address::{ClientRules, TrustedProxies, TrustedProxy, X_FORWARDED_FOR};
 pub use client_stream::{BrokenOff, ClientStream};
-pub use client_tls::ClientTls;
+pub use client_tls::{CaFile, ClientTls};
 pub use connection::{ConnectionLimits, Version};
 pub use limits::Limits;
 pub use one_form::{Form, Head};

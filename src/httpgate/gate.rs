@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 use super::answers;
 use super::body::Line;
 use super::browser;
+use super::dialer::Dialer;
 use super::forwarded;
 use super::head;
 use super::options::{Options, TargetHost};
 use super::passage::Passage;
 use super::redirect::{Page, Redirect};
 use super::server::{Server, ServerParts};
-use crate::addr::{ClientAddr, ServiceName};
+use crate::addr::{Address, ClientAddr, ServiceName};
 use crate::gate::{Denied, DenyReason, Gate, OnRevoke, Peer, Permit, Verdict};
 use crate::http::Body;
 use crate::http::client_address::ClientRules;
@@ -96,10 +97,11 @@ impl Options {
     pub async fn resolve(&self) -> Result<Arc<Targets>, ResolveError> {
         let resolve = ResolveOptions { every: self.resolve_every, wait: self.wait_for_dns };
         let service = ServiceName::default();
+        let addresses: Vec<Address> = self.targets.iter().map(|it| it.address.clone()).collect();
         let targets = Targets::start(UpstreamOptions {
             tunnel: self.web.name.clone(),
             service: &service,
-            addresses: &self.targets,
+            addresses: &addresses,
             resolve,
             check: self.check.clone(),
             longest_pause: LONGEST_PAUSE,
@@ -131,9 +133,10 @@ impl HttpGate {
             let parts = SiteParts { web: &options.web, clients: client.clone(), gate, meters };
             SitePage::new(page, parts, before.and_then(|before| before.page.as_ref()))
         });
+        let dialer = Dialer::new(options, options.dial(), targets);
+        let look = dialer.look();
         let server = Server::new(ServerParts {
-            targets,
-            dial: options.dial(),
+            dialer,
             dial_time: options.dial_time,
             answer_time: options.answer_time,
             meters: Arc::clone(&meters),
@@ -153,7 +156,7 @@ impl HttpGate {
                 timeout: options.dial_time,
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
-                look: None,
+                look,
             },
             drain: options.web.drain,
             tarpit: options.web.timeout,

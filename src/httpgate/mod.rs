@@ -13,6 +13,7 @@
 //!   body       bodies on their way, and their early ends
 //!   hold       a body that waits for the server's word (pure)
 //!   server     connections to the server: dialled, used again, kept
+//!   dialer     new connections, with TLS or without, and whether a server works
 //!   idle       those that are kept (pure)
 //!   upgrade    connections that have changed to another protocol
 //!   answers    answers of the gate itself
@@ -24,6 +25,7 @@
 mod answers;
 mod body;
 mod browser;
+mod dialer;
 mod forwarded;
 mod gate;
 mod head;
@@ -37,5 +39,5 @@ mod server;
 mod upgrade;
 
 pub use gate::{HttpGate, Parts};
-pub use options::{Options, TargetHost};
+pub use options::{Options, TargetHost, WebTarget};
 pub use redirect::{Parameter, Redirect};

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
 
 use super::redirect::Redirect;
 use crate::addr::{Address, BindAddress};
 use crate::gate::GateOptions;
+use crate::http::ClientTls;
 use crate::knockd::SiteOptions;
 use crate::net::PER_SESSION;
 use crate::upstream::probe::Check;
@@ -25,7 +27,9 @@ pub struct Options {
     /// An address that a proxy announces counts as that of the socket: an internal one is internal.
     pub believes_internal: bool,
     /// The servers in the order in which they are tried.
-    pub targets: Vec<Address>,
+    pub targets: Vec<WebTarget>,
+    /// Certificates that servers with TLS are checked against; `None` where none has it.
+    pub tls: Option<ClientTls>,
     /// Host that the server is told.
     pub host: TargetHost,
     /// Local address to dial from.
@@ -45,12 +49,25 @@ pub struct Options {
     pub wait_for_dns: bool,
     /// Health check of the servers.
     pub check: Option<Check>,
+    /// Path that a server has to answer for it to be up.
+    pub check_path: Option<PathAndQuery>,
     /// Page for clients that the gate denies, at another address.
     pub redirect: Option<Redirect>,
     /// Page for them to knock on, here. With neither their connections are closed.
     pub page: Option<SiteOptions>,
     /// One log line for each decision.
     pub logs_decisions: bool,
+}
+
+/// A server behind the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebTarget {
+    /// Address to dial.
+    pub address: Address,
+    /// Host of its URL, as a browser would send it.
+    pub host: HeaderValue,
+    /// Name that its certificate has to have; `None` is plain HTTP.
+    pub tls_name: Option<Arc<str>>,
 }
 
 /// Host that the server is told.

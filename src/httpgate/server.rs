@@ -15,21 +15,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::HeaderName;
 use hyper::{HeaderMap, Request, Response};
-use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::body::RequestBody;
+use super::dialer::Dialer;
 use super::hold::Hold;
 use super::idle::{IdleSet, Taken};
-use crate::net::Stream;
 use crate::observe::metrics::Meters;
 use crate::printable::printable;
 use crate::reason::CloseReason;
-use crate::upstream::{ConnectFailure, DialOptions, Targets};
+use crate::upstream::{ConnectFailure, Targets};
 
 /// Longest time for which a connection waits for a request: shorter than the five seconds after
 /// which common servers end theirs, so that the two seldom meet.
@@ -51,8 +50,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// The server behind the gate.
 pub(super) struct Server {
-    targets: Arc<Targets>,
-    dial: DialOptions,
+    dialer: Arc<Dialer>,
     /// Time limit of a dial.
     dial_time: Duration,
     /// Time limit from the end of a request to the head of its answer.
@@ -66,8 +64,7 @@ pub(super) struct Server {
 
 /// Settings of [`Server`].
 pub(super) struct ServerParts {
-    pub(super) targets: Arc<Targets>,
-    pub(super) dial: DialOptions,
+    pub(super) dialer: Arc<Dialer>,
     pub(super) dial_time: Duration,
     pub(super) answer_time: Option<Duration>,
     pub(super) meters: Arc<Meters>,
@@ -156,17 +153,17 @@ fn words(error: &hyper::Error) -> String {
 
 impl Server {
     pub(super) fn new(parts: ServerParts) -> Arc<Self> {
-        let ServerParts { targets, dial, dial_time, answer_time, meters, idle } = parts;
+        let ServerParts { dialer, dial_time, answer_time, meters, idle } = parts;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let each = idle.div_ceil(workers);
         let idle = (0..workers).map(|_| Mutex::new(IdleSet::new(each))).collect();
         let is_stopped = AtomicBool::new(false);
-        Arc::new(Self { targets, dial, dial_time, answer_time, meters, idle, is_stopped })
+        Arc::new(Self { dialer, dial_time, answer_time, meters, idle, is_stopped })
     }
 
     /// Returns its targets.
     pub(super) fn targets(&self) -> &Arc<Targets> {
-        &self.targets
+        self.dialer.targets()
     }
 
     /// Sends a request, and waits for the head of its answer.
@@ -252,7 +249,7 @@ impl Server {
     async fn connect(&self) -> Result<Connection, ConnectFailure> {
         let deadline = tokio::time::Instant::now() + self.dial_time;
         let attempt = |place| self.connect_to(place, deadline);
-        let reached = self.targets.reach(None, attempt).await;
+        let reached = self.targets().reach(None, attempt).await;
         let (place, sender) = reached.map_err(|failed| failed.failure)?;
         Ok(Connection { sender, place })
     }
@@ -263,15 +260,14 @@ impl Server {
         deadline: tokio::time::Instant,
     ) -> Result<SendRequest<RequestBody>, ConnectFailure> {
         let began = Instant::now();
-        let dialled = self.targets.at(place).connect(&self.dial, deadline).await;
-        let stream = dialled.map_err(|error| ConnectFailure::target(&error))?;
+        let connected = self.dialer.connect(place, deadline).await?;
         self.meters.dial.done(began);
-        Ok(speak(stream).await)
+        Ok(connected)
     }
 
     /// Takes an idle connection to the target that new ones would go to.
     fn take(&self) -> Option<Taken<Connection>> {
-        let place = self.targets.first();
+        let place = self.targets().first();
         let mut useless = vec![];
         let is_usable = |idle: &Connection| idle.place == place && idle.sender.is_ready();
         let taken = self.of_worker().take(Instant::now(), is_usable, &mut useless);
@@ -321,17 +317,6 @@ impl Server {
 struct Unsent {
     request: Option<Box<Request<RequestBody>>>,
     cause: NoAnswer,
-}
-
-/// Begins HTTP/1.1 on a new connection, which goes on in a task of its own on this worker.
-async fn speak(stream: Stream) -> SendRequest<RequestBody> {
-    let shaken = http1::handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = shaken.expect("HTTP/1.1 begins without a byte");
-    tokio::spawn(async move {
-        // Its failure reaches the exchange, if there is one.
-        let _ = connection.with_upgrades().await;
-    });
-    sender
 }
 
 /// Returns the same request once more; it has no body.

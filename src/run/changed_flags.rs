@@ -94,6 +94,7 @@ fn of_http(
         client_header,
         believes_internal,
         targets,
+        tls,
         host,
         bind,
         dial_time,
@@ -103,6 +104,7 @@ fn of_http(
         resolve_every,
         wait_for_dns,
         check,
+        check_path,
         redirect,
         page,
         logs_decisions: _,
@@ -113,6 +115,7 @@ fn of_http(
         ("client-ip-header", *client_header != new.client_header),
         ("trust-any-proxy", *believes_internal != new.believes_internal),
         ("target", *targets != new.targets),
+        ("target-ca", *tls != new.tls),
         ("target-host", *host != new.host),
         ("bind", *bind != new.bind),
         ("connect-timeout", *dial_time != new.dial_time),
@@ -122,6 +125,7 @@ fn of_http(
         ("resolve-every", *resolve_every != new.resolve_every),
         ("wait-for-dns", *wait_for_dns != new.wait_for_dns),
         ("check", *check != new.check),
+        ("check-path", *check_path != new.check_path),
         ("redirect", *redirect != new.redirect),
     ]);
     match (page, &new.page) {

@@ -122,7 +122,10 @@ fn add_service(rules: &mut Rules, options: &ServiceOptions) {
             if let Some(bind) = options.bind {
                 add(&mut rules.bind, Some(bind.port));
             }
-            options.targets.iter().for_each(|target| add_target(rules, target));
+            options.targets.iter().for_each(|target| add_target(rules, &target.address));
+            if options.tls.is_some() {
+                add_certificates(rules);
+            }
         }
     }
 }
@@ -264,16 +267,21 @@ fn add_redis(rules: &mut Rules, redis: &RedisOptions) {
         // Their directories, because the files may be replaced before they are read.
         let files = redis.tls.iter().flat_map(|tls| tls.files.all());
         files.for_each(|file| add_read(rules, file));
-        // The variables are those that OpenSSL has for the system's certificates.
-        let files = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-        files.iter().for_each(|file| add_read(rules, file));
-        let directories = env::var_os("SSL_CERT_DIR");
-        let directories = directories.iter().flat_map(env::split_paths);
-        let directories: Vec<PathBuf> = directories.collect();
-        let certificates = library_files::of_certificates(&directories);
-        directories.into_iter().for_each(|directory| add_tree(rules, directory));
-        certificates.iter().for_each(|path| add_followed(rules, path));
+        add_certificates(rules);
     }
+}
+
+/// Allows reading the system's certificates once more.
+fn add_certificates(rules: &mut Rules) {
+    // The variables are those that OpenSSL has for them.
+    let files = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    files.iter().for_each(|file| add_read(rules, file));
+    let directories = env::var_os("SSL_CERT_DIR");
+    let directories = directories.iter().flat_map(env::split_paths);
+    let directories: Vec<PathBuf> = directories.collect();
+    let certificates = library_files::of_certificates(&directories);
+    directories.into_iter().for_each(|directory| add_tree(rules, directory));
+    certificates.iter().for_each(|path| add_followed(rules, path));
 }
 
 /// Opens a directory with everything in it, since the files to read are not known.

@@ -155,7 +155,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.role.targets(),
             Self::Knockd(_) => vec![],
-            Self::Http(options) => options.targets.iter().collect(),
+            Self::Http(options) => options.targets.iter().map(|it| &it.address).collect(),
         }
     }
 

@@ -24,7 +24,7 @@ pub mod targets;
 
 pub use dial_options::DialOptions;
 pub use error::ConnectFailure;
-pub use health_check::HealthChecks;
+pub use health_check::{HealthChecks, Look, Looking};
 pub use health_state::State;
 pub use target::Target;
 pub use targets::{AllFailed, TargetHealth, Targets, TargetsId, UpstreamOptions};

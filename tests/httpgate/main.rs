@@ -17,5 +17,6 @@ mod knocking;
 mod nginx;
 mod slow;
 mod smuggling;
+mod tls_target;
 mod upgrades;
 mod world;

@@ -40,6 +40,11 @@ pub struct Check {
     pub every: Duration,
 }
 
+impl Check {
+    /// The check of a port, as often as where nothing else is said.
+    pub const PORT: Self = Self { kind: ProbeKind::Tcp, every: DEFAULT_EVERY };
+}
+
 /// Kind of probe: the question that a target is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
