@@ -50,6 +50,8 @@ scripts/apt-need.sh \
     promtool=prometheus \
     ip=iproute2 \
     nft=nftables \
+    firewalld=firewalld \
+    dbus-daemon=dbus-daemon \
     mandoc=mandoc \
     groff=groff-base \
     zsh=zsh \
@@ -65,13 +67,21 @@ scripts/apt-need.sh \
 command -v vite >/dev/null || npm install --global --no-fund --no-audit vite@5
 
 # Not packaged by Debian: in an environment of its own, so that it changes nothing of the system's.
-if ! command -v schemathesis >/dev/null; then
-    place=/opt/knockpipe-test-tools
-    as_root=()
-    ((EUID == 0)) || as_root=(sudo)
+place=/opt/knockpipe-test-tools
+as_root=()
+((EUID == 0)) || as_root=(sudo)
+
+# Installs a package of PyPI, unless its module is there.
+need() {
+    local find='import importlib.util, sys; sys.exit(not importlib.util.find_spec(sys.argv[1]))'
+    "$place/bin/python" -c "$find" "$1" 2>/dev/null && return
     python3 -c 'import ensurepip' 2>/dev/null ||
         "${as_root[@]}" apt-get install --quiet --yes --no-install-recommends python3-venv
-    "${as_root[@]}" python3 -m venv "$place"
-    "${as_root[@]}" "$place/bin/pip" install --quiet schemathesis
-    "${as_root[@]}" ln -sf "$place/bin/schemathesis" /usr/local/bin/schemathesis
-fi
+    [[ -e $place/bin/pip ]] || "${as_root[@]}" python3 -m venv "$place"
+    "${as_root[@]}" "$place/bin/pip" install --quiet "$2"
+}
+
+need schemathesis schemathesis
+"${as_root[@]}" ln -sf "$place/bin/schemathesis" /usr/local/bin/schemathesis
+# The official client of a cloud, which the stand-in for that cloud has to accept.
+need tencentcloud tencentcloud-sdk-python-lighthouse==3.1.177

@@ -8,7 +8,13 @@
 #![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
 
 mod backend;
+#[cfg(any(feature = "exec", feature = "firewalld", feature = "lighthouse"))]
+mod clock;
 mod entries;
+#[cfg(feature = "exec")]
+pub mod exec;
+#[cfg(feature = "firewalld")]
+pub mod firewalld;
 #[cfg(feature = "lighthouse")]
 pub mod lighthouse;
 #[cfg(feature = "nftables")]

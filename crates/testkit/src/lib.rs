@@ -14,6 +14,7 @@ pub mod cloud;
 pub mod data;
 pub mod end;
 pub mod file;
+pub mod firewalld;
 pub mod flood;
 pub mod hand;
 pub mod haproxy;

@@ -1,14 +1,14 @@
 //! Requests under one account: signed, in turns, and tried again where a refusal passes by itself.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use knockpipe_base::unix_time::UnixMillis;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::api::{Answer, ApiError, Kind, Request, VERSION};
 use super::credentials::Credentials;
 use super::sign::{CONTENT_TYPE, Signed};
 use super::turns::Turns;
+use crate::clock::now;
 
 /// Attempts at one request.
 const ATTEMPTS: u32 = 4;
@@ -106,10 +106,4 @@ impl<T: Transport> Account<T> {
         .chain(token)
         .collect()
     }
-}
-
-/// Returns the time on this host's clock, which is signed, too.
-pub(super) fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -24,11 +24,12 @@ use knockpipe_base::civil::Date;
 use knockpipe_base::unix_time::Expiry;
 
 use crate::backend::{AtExit, Backend, BackendError, Keeps, Retry};
+use crate::clock::now;
 use crate::entries::{Entries, Entry, Lasting};
 use crate::ports::Ports;
 use crate::reconcile::Step;
 
-use account::{Account, now};
+use account::Account;
 use api::{ApiError, Kind};
 use instance::{Failed, Instance, Task};
 use plan::{Form, Key};
