@@ -21,7 +21,7 @@ use super::live::lock;
 use super::member::{Item, Member};
 use super::memory_store::MemoryStore;
 use super::snapshot::Counts;
-use super::store::{Edit, EditResult, Grant, StoreError};
+use super::store::{AllowEntry, Edit, EditResult, Grant, StoreError};
 use crate::keys::KeyId;
 use crate::unix_time::{Expiry, UnixMillis};
 
@@ -85,7 +85,7 @@ impl Gate {
         }
     }
 
-    /// Makes a grant; an entry that lasts as long or longer stays as it is.
+    /// Makes a grant; what the same `who` or others granted for longer stays as it is.
     ///
     /// # Errors
     /// [`ChangeError`]
@@ -95,26 +95,18 @@ impl Gate {
         in_time(self.shared().store.edit(edit)).await
     }
 
-    /// Makes a grant, also for a shorter time than the present one where a `who` that begins so has
-    /// made that; other entries that last longer stay as they are.
+    /// Makes a grant, also for a shorter time than the present one of the same `who`; what others
+    /// granted stays.
     ///
     /// # Errors
     /// [`ChangeError`]
-    pub async fn grant_anew(
-        &self,
-        grant: NewGrant,
-        who_prefix: &str,
-    ) -> Result<EditResult, ChangeError> {
-        let done = self.grant(grant.clone()).await?;
-        if done.changed {
-            return Ok(done);
-        }
+    pub async fn grant_anew(&self, grant: NewGrant) -> Result<EditResult, ChangeError> {
         let NewGrant { member, lasting, note } = grant;
-        let edit = Edit::Replace { member, lasting, note, who_prefix: who_prefix.to_owned() };
+        let edit = Edit::GrantAnew { member, lasting, note };
         in_time(self.shared().store.edit(edit)).await
     }
 
-    /// Takes a grant back, if this `who` has made it.
+    /// Takes back what this `who` granted; what others granted stays.
     ///
     /// # Errors
     /// [`ChangeError`]
@@ -151,15 +143,22 @@ impl Gate {
         }
     }
 
-    /// Returns the note of an entry in the store.
+    /// Returns the note of what `who` granted, of an entry in the store.
     ///
     /// # Errors
     /// [`ChangeError`]
-    pub async fn note(&self, member: Member) -> Result<Option<GrantNote>, ChangeError> {
+    pub async fn note_of(
+        &self,
+        member: Member,
+        who: &str,
+    ) -> Result<Option<GrantNote>, ChangeError> {
         let ip = IpNet::from(member).addr();
         let record = in_time(self.shared().store.address_record(ip, None)).await?;
-        let mut entries = record.allow_entries.into_iter();
-        Ok(entries.find(|entry| entry.member == member).and_then(|entry| entry.note))
+        let entries = record.allow_entries.into_iter().filter(|entry| entry.member == member);
+        let mut notes = entries.flat_map(|AllowEntry { note, others, .. }| {
+            note.into_iter().chain(others.into_iter().map(|other| other.note))
+        });
+        Ok(notes.find(|note| note.who == who))
     }
 
     /// Returns true if the allow-set has `most` entries with an end or more, as far as the gate's
@@ -188,11 +187,10 @@ impl Gate {
         self.end_of(member).is_some()
     }
 
-    /// Returns true if the allow-set has the member of a grant for at least as long, as far as the
-    /// gate's memory knows: then the store need not be asked, which decides in any case.
-    pub fn outlasts(&self, grant: &NewGrant) -> bool {
-        let end = Expiry::At(grant.note.at.saturating_add(grant.lasting));
-        self.end_of(grant.member).is_some_and(|present| present >= end)
+    /// Returns true if the allow-set has `member` for ever, as far as the gate's memory knows: then no
+    /// grant changes it, and the store need not be asked.
+    pub fn has_for_ever(&self, member: Member) -> bool {
+        self.end_of(member) == Some(Expiry::Never)
     }
 
     fn end_of(&self, member: Member) -> Option<Expiry> {

@@ -35,7 +35,7 @@ pub use knockpipe_gate::{
     Peer, Rules, Snapshot, Verdict, decide, explain, recheck,
 };
 use knockpipe_gate::{changed, file_record, file_state, implausible, resp_meter};
-pub use knockpipe_gate::{decision, grant, member, nets, rules, snapshot, store, strikes};
+pub use knockpipe_gate::{decision, grant, member, nets, owners, rules, snapshot, store, strikes};
 
 pub use admission::Gate;
 pub use live::Permit;

@@ -46,7 +46,7 @@ pub(super) fn receipt(server: &str, edit: &Edit, records: &[Record]) -> EditResu
         Edit::Allow { .. }
         | Edit::Grant { .. }
         | Edit::Renew { .. }
-        | Edit::Replace { .. }
+        | Edit::GrantAnew { .. }
         | Edit::Remove(_)
         | Edit::TakeBack { .. } => KEY,
         Edit::Ban(..) | Edit::Unban(_) => BANS,
@@ -72,8 +72,13 @@ pub(super) fn address_record(
     now: UnixMillis,
 ) -> AddressRecord {
     let ip = ip.to_canonical();
-    let allowed =
-        |Grant { member, expiry, note }| AllowEntry { key: KEY.to_owned(), member, expiry, note };
+    let allowed = |Grant { member, expiry, note, others }| AllowEntry {
+        key: KEY.to_owned(),
+        member,
+        expiry,
+        note,
+        others,
+    };
     let ban = |Entry { member, expiry }| Ban { member, key: BANS.to_owned(), expiry };
     let source = Member::source_of(ip);
     let count = |time: Duration| state.strikes(&source, time.as_secs().max(1), now);

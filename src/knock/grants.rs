@@ -55,7 +55,7 @@ impl KnockReceiver {
             }
         }
         let is_open = gate.has(grant.member);
-        let changed = if gate.outlasts(&grant) {
+        let changed = if gate.has_for_ever(grant.member) {
             Ok(false)
         } else {
             gate.grant(grant.clone()).await.map(|done| done.changed)

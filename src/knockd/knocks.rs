@@ -22,7 +22,7 @@ use super::tokens::Token;
 use crate::addr::ClientAddr;
 use crate::gate::granting::{ChangeError, NewGrant};
 use crate::gate::store::{Grant, StoreError};
-use crate::gate::{Gate, GrantNote, Member, Peer, UnixMillis, grant};
+use crate::gate::{Gate, GrantNote, Member, Peer, UnixMillis};
 use crate::http::client_address::ClientRules;
 use crate::net::clock;
 use crate::observe::{HttpKnockResult, Meters, RefusedKnocks};
@@ -246,7 +246,7 @@ impl Knocks {
         let until = decision.until.as_millis().filter(|_| decision.is_allowed());
         let note = match decision.member.filter(|member| self.gate.has(*member)) {
             // Without an answer of the store there is no label: nothing depends on it.
-            Some(member) => self.gate.note(member).await.ok().flatten(),
+            Some(member) => self.gate.note_of(member, &token.who()).await.ok().flatten(),
             None => None,
         };
         StateReply {
@@ -254,7 +254,7 @@ impl Knocks {
             allowed: decision.is_allowed(),
             expires_at: until.map(|ms| UnixMillis(ms).as_secs()),
             expires_in_seconds: until.map(|ms| UnixMillis(ms).saturating_since(now).as_secs()),
-            label: note.filter(|note| note.who == token.who()).and_then(|note| note.label),
+            label: note.and_then(|note| note.label),
             max_ttl: token.max_ttl.as_secs(),
         }
     }
@@ -301,7 +301,7 @@ impl Knocks {
         // Has connections of the address wait.
         let _granting = self.gate.knocks().granting(member);
         let is_open = self.gate.has(member);
-        self.gate.grant_anew(grant.clone(), grant::TOKEN).await.map_err(failed)?;
+        self.gate.grant_anew(grant.clone()).await.map_err(failed)?;
         self.meters.http_knocks.count(HttpKnockResult::Granted);
         self.log(caller, &grant, is_open);
         for member in earlier {
@@ -328,9 +328,7 @@ impl Knocks {
             return Ok(vec![]);
         }
         let who = token.who();
-        let is_of = |grant: &Grant| {
-            grant.member != new && grant.note.as_ref().is_some_and(|note| note.who == who)
-        };
+        let is_of = |grant: &Grant| grant.member != new && grant.is_by(&who);
         let earlier = self.gate.grants(MOST_EARLIER, is_of).await?;
         Ok(earlier.into_iter().map(|grant| grant.member).collect())
     }
@@ -436,7 +434,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn reply(grant: Grant) -> GrantReply {
-    let Grant { member, expiry, note } = grant;
+    let Grant { member, expiry, note, .. } = grant;
     GrantReply {
         address: member.to_string(),
         who: note.as_ref().map(|note| note.who.clone()),

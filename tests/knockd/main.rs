@@ -9,6 +9,7 @@ mod http;
 mod knocker;
 mod life;
 mod openapi;
+mod owners;
 mod reload;
 mod service;
 mod signed;

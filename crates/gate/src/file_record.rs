@@ -1,7 +1,7 @@
 //! One line of the embedded store's file.
 //!
 //! A line is a checksum, the offset at which its append began, and words:
-//! `9a3f21bc 4711 allow 203.0.113.7 1790000000000`. A note of a grant is the rest of its line, so
+//! `9a3f21bc 4711 allow 203.0.113.7 1790000000000`. The notes of a grant are the rest of its line, so
 //! that no crash can part the two. The offset tells a torn append, the lines of which all name one
 //! offset, from a damaged file. Pure: bytes and moments in, no file and no clock.
 
@@ -10,21 +10,22 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-use crate::grant::GrantNote;
+use crate::grant::LONGEST_NOTE;
 use crate::member::Member;
+use crate::owners::Notes;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The first line of the file.
 pub const HEADER: &[u8] = b"knockpipe-gate-1\n";
 /// The longest line, in bytes; longer ones were not written by this program.
-pub const LONGEST_LINE: usize = 1_024;
+pub const LONGEST_LINE: usize = LONGEST_NOTE + 256;
 const CHECKSUM: usize = 8;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A member of the allow-set, its end and its note.
-    Allow(Member, Expiry, Option<Box<GrantNote>>),
+    /// A member of the allow-set, its end and its notes.
+    Allow(Member, Expiry, Option<Box<Notes>>),
     /// No member any more.
     Remove(Member),
     /// A ban, and its end.
@@ -110,12 +111,12 @@ impl Record {
         next().is_none().then_some(record)
     }
 
-    /// Reads a member, its end, and, if there is more, its note.
+    /// Reads a member, its end, and, if there is more, its notes.
     fn parse_allow(words: &str) -> Option<Self> {
         let mut words = words.splitn(3, ' ');
         let (member, end) = (words.next()?.parse().ok()?, end(words.next()?)?);
-        let note = words.next().map(|text| GrantNote::parse(text).map(Box::new).ok_or(()));
-        Some(Self::Allow(member, end, note.transpose().ok()?))
+        let notes = words.next().map(|text| Notes::parse(text).map(Box::new).ok_or(()));
+        Some(Self::Allow(member, end, notes.transpose().ok()?))
     }
 
     /// The subject that a follower has to look at again.
@@ -135,12 +136,12 @@ impl Record {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Allow(member, end, note) => {
+            Self::Allow(member, end, notes) => {
                 match end {
                     Expiry::At(end) => write!(f, "allow {member} {end}")?,
                     Expiry::Never => write!(f, "allow {member} -")?,
                 }
-                note.as_ref().map_or(Ok(()), |note| write!(f, " {}", note.json()))
+                notes.as_ref().map_or(Ok(()), |notes| write!(f, " {}", notes.json()))
             }
             Self::Remove(member) => write!(f, "remove {member}"),
             Self::Ban(ip, end) => write!(f, "ban {ip} {end}"),
@@ -182,6 +183,7 @@ impl Strikes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grant::GrantNote;
 
     const fn at(milliseconds: u64) -> Expiry {
         Expiry::At(UnixMillis(milliseconds))
@@ -206,9 +208,10 @@ mod tests {
     }
 
     /// As another program may write it: of control characters only.
-    fn longest_note() -> Box<GrantNote> {
+    fn longest_note() -> Box<Notes> {
         let text = "\0".repeat(64);
-        Box::new(GrantNote { who: text.clone(), label: Some(text), at: UnixMillis(u64::MAX) })
+        let note = GrantNote { who: text.clone(), label: Some(text), at: UnixMillis(u64::MAX) };
+        Box::new(Notes::of(note))
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::file_record::{Record, Strikes};
 use crate::grant::GrantNote;
 use crate::member::{Entry, Item, Member};
+use crate::owners::{Change, Granting, Held};
 use crate::store::{Edit, Grant, networks_around};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
@@ -24,7 +25,7 @@ const MOST_CLAIMS: usize = 100_000;
 #[derive(Debug, Default)]
 pub struct State {
     /// The members of the allow-set.
-    pub allowed: HashMap<Member, Allowed>,
+    pub allowed: HashMap<Member, Held>,
     /// The end of each ban.
     pub bans: HashMap<Member, UnixMillis>,
     /// The unix second at which each address was last admitted.
@@ -33,15 +34,6 @@ pub struct State {
     pub strikes: HashMap<Member, Strikes>,
     /// The end of each claimed name.
     pub claims: HashMap<Box<str>, UnixMillis>,
-}
-
-/// A member of the allow-set without its name.
-#[derive(Clone, Debug)]
-pub struct Allowed {
-    /// Its end.
-    pub end: Expiry,
-    /// The note beside it.
-    pub note: Option<Box<GrantNote>>,
 }
 
 /// The kind of entries that a file would hold too many of.
@@ -73,8 +65,8 @@ impl State {
     /// Applies a change.
     pub fn apply(&mut self, record: &Record) {
         match record {
-            Record::Allow(member, end, note) => {
-                self.allowed.insert(*member, Allowed { end: *end, note: note.clone() });
+            Record::Allow(member, end, notes) => {
+                self.allowed.insert(*member, Held { end: *end, notes: notes.clone() });
             }
             Record::Remove(member) => drop(self.allowed.remove(member)),
             Record::Ban(ip, end) => drop(self.bans.insert(*ip, *end)),
@@ -126,7 +118,7 @@ impl State {
         let strikes = self.strikes.iter().filter(move |(_, strikes)| strikes.end() > now);
         let claims = self.claims.iter().filter(move |(_, end)| **end > now);
         self.held_members(now)
-            .map(|(member, held)| Record::Allow(*member, held.end, held.note.clone()))
+            .map(|(member, held)| Record::Allow(*member, held.end, held.notes.clone()))
             .chain(self.held_bans(now).map(|(ip, end)| Record::Ban(*ip, *end)))
             .chain(self.seen.iter().map(|(ip, at)| Record::Seen(*ip, *at)))
             .chain(strikes.map(|(ip, strikes)| Record::Strikes(*ip, *strikes)))
@@ -134,7 +126,7 @@ impl State {
     }
 
     /// Members of the allow-set that still hold.
-    fn held_members(&self, now: UnixMillis) -> impl Iterator<Item = (&Member, &Allowed)> {
+    fn held_members(&self, now: UnixMillis) -> impl Iterator<Item = (&Member, &Held)> {
         self.allowed.iter().filter(move |(_, held)| !held.end.is_past(now))
     }
 
@@ -162,12 +154,12 @@ impl State {
 
     /// Members of the allow-set that still hold, with their notes.
     pub fn grants(&self, now: UnixMillis) -> impl Iterator<Item = Grant> {
-        self.held_members(now).map(|(member, held)| held.grant(*member))
+        self.held_members(now).map(|(member, held)| listed(*member, held))
     }
 
     /// A member of the allow-set with its note, if it holds.
     pub fn grant(&self, member: &Member, now: UnixMillis) -> Option<Grant> {
-        self.held(member, now).map(|held| held.grant(*member))
+        self.held(member, now).map(|held| listed(*member, held))
     }
 
     /// The end of a member of the allow-set, if it holds.
@@ -176,7 +168,7 @@ impl State {
     }
 
     /// A member of the allow-set, if it holds.
-    fn held(&self, member: &Member, now: UnixMillis) -> Option<&Allowed> {
+    fn held(&self, member: &Member, now: UnixMillis) -> Option<&Held> {
         self.allowed.get(member).filter(|held| !held.end.is_past(now))
     }
 
@@ -239,35 +231,30 @@ impl State {
             Edit::Allow { member, lasting, note } => {
                 let end = Expiry::after(now, *lasting);
                 let changes = self.held(member, now).is_none_or(|held| {
-                    held.end != end || GrantNote::relabels(note.as_ref(), held.note.as_deref())
+                    held.end != end || GrantNote::relabels(note.as_ref(), held.note())
                 });
-                only_if(changes, Record::Allow(*member, end, note.clone().map(Box::new)))
+                let Held { end, notes } = Held::new(end, note.clone());
+                only_if(changes, Record::Allow(*member, end, notes))
             }
             Edit::Grant { member, lasting, note } => {
-                let end = Expiry::At(now.saturating_add(*lasting));
-                let held = self.held(member, now);
-                let note = note.clone().labelled_as(held.and_then(|held| held.note.as_deref()));
-                let lasts_longer = held.is_none_or(|held| held.end < end);
-                only_if(lasts_longer, Record::Allow(*member, end, Some(Box::new(note))))
+                let granting = Granting { note, end: now.saturating_add(*lasting), anew: false };
+                changed(*member, Held::granted(self.held(member, now), &granting, now))
+            }
+            Edit::GrantAnew { member, lasting, note } => {
+                let granting = Granting { note, end: now.saturating_add(*lasting), anew: true };
+                changed(*member, Held::granted(self.held(member, now), &granting, now))
             }
             Edit::Renew { member, lasting, who_prefix } => {
                 let end = now.saturating_add(*lasting);
-                let held = self.held(member, now).filter(|held| held.is_renewed(end, who_prefix));
-                let renewed =
-                    |held: &Allowed| Record::Allow(*member, Expiry::At(end), held.note.clone());
-                held.map(renewed).into_iter().collect()
-            }
-            Edit::Replace { member, lasting, note, who_prefix } => {
-                let end = Expiry::At(now.saturating_add(*lasting));
-                let is_of = self.held(member, now).is_some_and(|held| held.is_by(who_prefix));
-                only_if(is_of, Record::Allow(*member, end, Some(Box::new(note.clone()))))
+                let renewed = self.held(member, now).map(|it| it.renewed(who_prefix, end, now));
+                changed(*member, renewed.unwrap_or(Change::Keep))
             }
             Edit::Remove(member) => {
                 only_if(self.member(member, now).is_some(), Record::Remove(*member))
             }
             Edit::TakeBack { member, who } => {
-                let note = self.held(member, now).and_then(|held| held.note.as_ref());
-                only_if(note.is_some_and(|note| note.who == *who), Record::Remove(*member))
+                let taken = self.held(member, now).map(|held| held.taken_back(who, now));
+                changed(*member, taken.unwrap_or(Change::Keep))
             }
             Edit::Ban(member, time) => vec![Record::Ban(*member, now.saturating_add(*time))],
             Edit::Unban(member) => self.unban(*member, now),
@@ -305,21 +292,18 @@ impl State {
     }
 }
 
-// === impl Allowed ===
+/// The entry of a listing.
+fn listed(member: Member, held: &Held) -> Grant {
+    let note = held.note().cloned();
+    Grant { member, expiry: held.end, note, others: held.others().to_vec() }
+}
 
-impl Allowed {
-    fn grant(&self, member: Member) -> Grant {
-        Grant { member, expiry: self.end, note: self.note.as_deref().cloned() }
-    }
-
-    /// Returns true if a renewal until `end` makes it last longer, and may.
-    fn is_renewed(&self, end: UnixMillis, who_prefix: &str) -> bool {
-        self.is_by(who_prefix) && self.end < Expiry::At(end)
-    }
-
-    /// Returns true if its note is by a `who` that begins so.
-    fn is_by(&self, who_prefix: &str) -> bool {
-        self.note.as_ref().is_some_and(|note| note.who.starts_with(who_prefix))
+/// The record of a change of a member.
+fn changed(member: Member, change: Change) -> Vec<Record> {
+    match change {
+        Change::Keep => vec![],
+        Change::Write(Held { end, notes }) => vec![Record::Allow(member, end, notes)],
+        Change::Remove => vec![Record::Remove(member)],
     }
 }
 
@@ -364,29 +348,6 @@ mod tests {
             assert_eq!(fail(n, 60_000).0, 1);
         }
         assert_eq!(fail(7, 60_000), (0, MOST_STRUCK));
-    }
-
-    #[test]
-    fn a_grant_makes_no_entry_shorter() {
-        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
-        let note = |who: &str| GrantNote::new(who, None, UnixMillis(0));
-        let member: Member = "203.0.113.0/24".parse().unwrap();
-        let grant = |lasting| Edit::Grant { member, lasting, note: note("key:1a2b3c4d") };
-        let there = |end| {
-            let mut state = State::default();
-            state.apply(&Record::Allow(member, end, Some(Box::new(note("operator:anna")))));
-            state
-        };
-        for end in [Expiry::Never, at(3_600_000), at(60_000)] {
-            assert_eq!(there(end).records_for(&grant(minute), UnixMillis(0)), [], "{end:?}");
-        }
-        let granted = [Record::Allow(member, at(3_600_000), Some(Box::new(note("key:1a2b3c4d"))))];
-        for state in [there(at(60_000)), State::default()] {
-            assert_eq!(state.records_for(&grant(hour), UnixMillis(0)), granted);
-        }
-        // One that is over is none.
-        let over = there(at(60_000)).records_for(&grant(minute), UnixMillis(60_000));
-        assert_eq!(over.len(), 1);
     }
 
     #[test]

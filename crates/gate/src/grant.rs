@@ -6,14 +6,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::owners::MOST_OWNERS;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The most bytes of the name of who granted it.
 pub const MOST_WHO: usize = 64;
 /// The most bytes of a label.
 pub const MOST_LABEL: usize = 64;
-/// The most bytes of a note as text; a longer text was not written by this program.
-pub const LONGEST_NOTE: usize = 896;
+/// The most bytes of a note as text, with those of the other owners of its entry; a longer text was
+/// not written by this program.
+pub const LONGEST_NOTE: usize = MOST_OWNERS * 384;
 /// The beginning of the name of a key that knocked, before its id.
 pub const KEY: &str = "key:";
 /// The beginning of the name of a token that knocked over HTTP, before its name.
@@ -33,8 +35,7 @@ pub struct GrantNote {
     pub at: UnixMillis,
 }
 
-/// A note, with the end that its entry had when it was written. Where other programs write the
-/// entry without the note, another end shows that the note is of an entry before.
+/// A note, with the end of what its owner granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoteUntil {
     /// The note.
@@ -43,15 +44,17 @@ pub struct NoteUntil {
     pub end: Expiry,
 }
 
-/// The text form of both.
+/// The text form of notes: of one, and of the others beside the same entry.
 #[derive(Deserialize, Serialize)]
-struct Text {
+pub(crate) struct Text {
     who: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     label: Option<String>,
     at_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<Self>,
 }
 
 // === impl GrantNote ===
@@ -65,12 +68,12 @@ impl GrantNote {
 
     /// Reads a note; `None` for a text that is none.
     pub fn parse(text: &str) -> Option<Self> {
-        NoteUntil::parse(text).map(|read| read.note)
+        Text::parse(text)?.note().map(|read| read.note)
     }
 
     /// The note as one line of JSON.
     pub fn json(&self) -> String {
-        text(self, None)
+        Text::of(self, None).json()
     }
 
     /// Returns this note of a new grant, with the label of the `present` one where this has none and
@@ -89,34 +92,36 @@ impl GrantNote {
     }
 }
 
-// === impl NoteUntil ===
+// === impl Text ===
 
-impl NoteUntil {
-    /// Reads a note with the end of its entry; `None` for a text that is none.
-    pub fn parse(text: &str) -> Option<Self> {
-        if text.len() > LONGEST_NOTE {
-            return None;
-        }
-        let Text { who, label, at_ms, end_ms } = serde_json::from_str(text).ok()?;
+impl Text {
+    /// The text form of a note, with the end of its entry where that is to be in it.
+    pub(crate) fn of(note: &GrantNote, end_ms: Option<u64>) -> Self {
+        let GrantNote { who, label, at } = note.clone();
+        Self { who, label, at_ms: at.0, end_ms, others: vec![] }
+    }
+
+    /// Reads a line of JSON; `None` for one that is too long, or something else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if text.len() > LONGEST_NOTE { None } else { serde_json::from_str(text).ok() }
+    }
+
+    /// The note, without the others; `None` for a text that is out of bounds.
+    pub(crate) fn note(&self) -> Option<NoteUntil> {
+        let Self { who, label, at_ms, end_ms, .. } = self;
         let is_long = label.as_ref().is_some_and(|label| label.len() > MOST_LABEL);
         if who.is_empty() || who.len() > MOST_WHO || is_long {
             return None;
         }
-        let note = GrantNote { who, label, at: UnixMillis(at_ms) };
-        Some(Self { note, end: end_ms.into() })
+        let note = GrantNote { who: who.clone(), label: label.clone(), at: UnixMillis(*at_ms) };
+        Some(NoteUntil { note, end: (*end_ms).into() })
     }
 
-    /// The note with the end as one line of JSON.
-    pub fn json(&self) -> String {
-        text(&self.note, self.end.as_millis())
+    /// One line of JSON.
+    pub(crate) fn json(&self) -> String {
+        // A struct of texts and numbers always has a JSON form.
+        serde_json::to_string(self).unwrap_or_default()
     }
-}
-
-fn text(note: &GrantNote, end_ms: Option<u64>) -> String {
-    let GrantNote { who, label, at } = note.clone();
-    let text = Text { who, label, at_ms: at.0, end_ms };
-    // A struct of texts and numbers always has a JSON form.
-    serde_json::to_string(&text).unwrap_or_default()
 }
 
 /// The first `most` bytes of `text`, or fewer, without control characters.
@@ -140,13 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_read_back_with_and_without_an_end() {
+    fn a_note_is_read_back() {
         for note in [note(None), note(Some("Anna's \"laptop\" \\ 世界"))] {
-            assert_eq!(GrantNote::parse(&note.json()), Some(note.clone()));
-            for end in [Expiry::Never, Expiry::At(UnixMillis(7))] {
-                let until = NoteUntil { note: note.clone(), end };
-                assert_eq!(NoteUntil::parse(&until.json()), Some(until));
-            }
+            assert_eq!(GrantNote::parse(&note.json()), Some(note));
         }
         let text = r#"{"who":"key:1a2b3c4d","label":"laptop","at_ms":1790000000000}"#;
         assert_eq!(GrantNote::parse(text), Some(note(Some("laptop"))));
@@ -183,8 +184,7 @@ mod tests {
         assert_eq!(GrantNote::new("a", Some("\n"), UnixMillis(0)).label, None);
         let worst = "\u{7f}\"\\".repeat(99);
         let worst = GrantNote::new(&worst, Some(&worst), UnixMillis(u64::MAX));
-        let worst = NoteUntil { note: worst, end: Expiry::At(UnixMillis(u64::MAX)) };
-        assert_eq!(NoteUntil::parse(&worst.json()), Some(worst));
+        assert_eq!(GrantNote::parse(&worst.json()), Some(worst));
         // As another program may write it: of control characters only.
         let worst = GrantNote { who: "\0".repeat(64), label: Some("\0".repeat(64)), ..note(None) };
         assert!(worst.json().len() <= LONGEST_NOTE);

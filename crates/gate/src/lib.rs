@@ -18,6 +18,7 @@ pub mod grant;
 pub mod implausible;
 pub mod member;
 pub mod nets;
+pub mod owners;
 pub mod resp_meter;
 pub mod rules;
 pub mod snapshot;

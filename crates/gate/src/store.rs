@@ -7,8 +7,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::grant::GrantNote;
+use crate::grant::{GrantNote, NoteUntil};
 use crate::member::{Item, Member};
+use crate::owners::Notes;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The largest number of items in one [`Event::Items`] or one listed batch.
@@ -60,8 +61,9 @@ pub enum Edit {
         /// The note beside it; `None` leaves it without one.
         note: Option<GrantNote>,
     },
-    /// Adds a member for a while, or makes its end later and replaces its note. Decided in one step
-    /// in the store: an entry that lasts as long or longer stays as it is, with its note.
+    /// Adds a member for a while, or makes the end of what the same `who` granted later. Decided in
+    /// one step in the store, by [`crate::owners::Held::granted`]: the entry never ends sooner than
+    /// before.
     Grant {
         /// The address or network.
         member: Member,
@@ -70,9 +72,18 @@ pub enum Edit {
         /// The note beside it.
         note: GrantNote,
     },
-    /// Makes the end of a member later, if it is there, has an end, and has a note by a `who`
-    /// that begins so. Never adds a member, never makes an end sooner, and changes neither the
-    /// note nor any other member.
+    /// The same, but also makes the end of what the same `who` granted sooner: the entry then ends
+    /// with what others granted, if that is later.
+    GrantAnew {
+        /// The address or network.
+        member: Member,
+        /// The time from now for which it is allowed.
+        lasting: Duration,
+        /// The note beside it.
+        note: GrantNote,
+    },
+    /// Makes the end of what a `who` that begins so granted later, if it is there, and has an end.
+    /// Never adds a member, never makes an end sooner, and changes no note.
     Renew {
         /// The address or network.
         member: Member,
@@ -81,21 +92,10 @@ pub enum Edit {
         /// The beginning of `who` in its note: `key:` for all knocks.
         who_prefix: String,
     },
-    /// Sets another end and note of a member, sooner or later, if it is there with a note by a
-    /// `who` that begins so. Never adds a member, and changes no other one.
-    Replace {
-        /// The address or network.
-        member: Member,
-        /// The time from now for which it is allowed.
-        lasting: Duration,
-        /// The note beside it from now on.
-        note: GrantNote,
-        /// The beginning of `who` in its note: `token:` for all knocks over HTTP.
-        who_prefix: String,
-    },
     /// Takes a member out of the allow-set, with its note.
     Remove(Member),
-    /// Takes a member out of the allow-set, with its note, if that is by this `who`.
+    /// Ends what this `who` granted: the member is taken out of the allow-set, or ends with what
+    /// others granted.
     TakeBack {
         /// The address or network.
         member: Member,
@@ -180,8 +180,10 @@ pub struct AllowEntry {
     pub member: Member,
     /// Its end.
     pub expiry: Expiry,
-    /// The note beside it.
+    /// The note beside it, of the owner that ends last.
     pub note: Option<GrantNote>,
+    /// Those of its other owners, the later end first.
+    pub others: Vec<NoteUntil>,
 }
 
 /// An entry of the allow-set in a listing, with its note.
@@ -191,8 +193,32 @@ pub struct Grant {
     pub member: Member,
     /// Its end.
     pub expiry: Expiry,
-    /// The note beside it.
+    /// The note beside it, of the owner that ends last.
     pub note: Option<GrantNote>,
+    /// Those of its other owners, the later end first.
+    pub others: Vec<NoteUntil>,
+}
+
+impl AllowEntry {
+    /// Adds the notes beside it, if there are any.
+    pub fn add_notes(&mut self, notes: Option<Notes>) {
+        let Some(Notes { note, others }) = notes else { return };
+        (self.note, self.others) = (Some(note), others);
+    }
+}
+
+impl Grant {
+    /// Adds the notes beside it, if there are any.
+    pub fn add_notes(&mut self, notes: Option<Notes>) {
+        let Some(Notes { note, others }) = notes else { return };
+        (self.note, self.others) = (Some(note), others);
+    }
+
+    /// Returns true if `who` granted it, alone or beside others.
+    pub fn is_by(&self, who: &str) -> bool {
+        let others = self.others.iter().map(|other| &other.note);
+        self.note.iter().chain(others).any(|note| note.who == who)
+    }
 }
 
 /// The end of a listing of grants.

@@ -75,7 +75,7 @@ impl EditRequest {
             }
             Edit::Grant { .. }
             | Edit::Renew { .. }
-            | Edit::Replace { .. }
+            | Edit::GrantAnew { .. }
             | Edit::TakeBack { .. }
             | Edit::RecordSeen(_)
             | Edit::Strike { .. }

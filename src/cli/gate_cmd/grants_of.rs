@@ -15,7 +15,7 @@ pub(in crate::cli) fn end(source: Source, who: &str) -> Result<usize, Failure> {
         let opened = OpenedStore::of(source, Absent::Refuse)?;
         let store = opened.store();
         let mut members: Vec<Member> = vec![];
-        let is_of = |grant: &Grant| grant.note.as_ref().is_some_and(|note| note.who == who);
+        let is_of = |grant: &Grant| grant.is_by(who);
         each(
             |to| store.list_grants(to),
             |batch| {

@@ -14,8 +14,9 @@ use super::super::output::{Form, Output, date, left, notice};
 use super::CommonArgs;
 use super::note;
 use super::opened_store::{Absent, OpenedStore, each, runtime};
+use crate::gate::owners::Notes;
 use crate::gate::store::{Grant, is_implausible};
-use crate::gate::{Entry, Expiry, GrantNote, Item, Member, UnixMillis};
+use crate::gate::{Entry, Expiry, Item, Member, UnixMillis};
 use crate::net::clock::now;
 use crate::run::Failure;
 
@@ -55,7 +56,7 @@ pub(super) const BANNED: &str = "banned";
 /// An entry with its note.
 struct Listed {
     entry: Entry,
-    note: Option<Box<GrantNote>>,
+    notes: Option<Box<Notes>>,
 }
 
 /// An entry as an object.
@@ -101,12 +102,14 @@ pub(super) async fn export(args: ExportArgs) -> Result<Done, Failure> {
     Listing::new(Output::new(Form::Json), exported, held).run(&place).await
 }
 
-fn exported(kind: &'static str, Listed { entry, note }: &Listed) -> Value {
+fn exported(kind: &'static str, Listed { entry, notes }: &Listed) -> Value {
     let mut object = Map::new();
     object.insert("kind".to_owned(), json!(kind));
     object.insert("member".to_owned(), json!(entry.member.to_string()));
     object.insert("expires_ms".to_owned(), json!(entry.expiry.as_millis()));
-    note::add(note.as_deref(), &mut object);
+    if let Some(notes) = notes {
+        note::add_all(notes, &mut object);
+    }
     Value::Object(object)
 }
 
@@ -156,9 +159,9 @@ impl Listing {
     }
 
     fn take_grants(&mut self, batch: Vec<Grant>) -> Result<(), Failure> {
-        let listed = batch.into_iter().map(|Grant { member, expiry, note }| Listed {
+        let listed = batch.into_iter().map(|Grant { member, expiry, note, others }| Listed {
             entry: Entry { member, expiry },
-            note: note.map(Box::new),
+            notes: note.map(|note| Box::new(Notes { note, others })),
         });
         self.take(ALLOWED, listed.collect())
     }
@@ -166,7 +169,7 @@ impl Listing {
     fn take_bans(&mut self, batch: Vec<Item>) -> Result<(), Failure> {
         let listed = batch.into_iter().map(|item| match item {
             Item::Allowed(member, expiry) | Item::Banned(member, expiry) => {
-                Listed { entry: Entry { member, expiry }, note: None }
+                Listed { entry: Entry { member, expiry }, notes: None }
             }
         });
         self.take(BANNED, listed.collect())
@@ -205,9 +208,9 @@ fn print(
     listed: &Listed,
 ) -> Result<(), Failure> {
     let text = || {
-        let Listed { entry, note } = listed;
-        let (left, note) = (left(entry.ttl(now())), note::text(note.as_deref()));
-        let line = format!("{kind:<8} {:<20} {left:<9} {note}", entry.member.to_string());
+        let Listed { entry, notes } = listed;
+        let (left, notes) = (left(entry.ttl(now())), note::all(notes.as_deref()));
+        let line = format!("{kind:<8} {:<20} {left:<9} {notes}", entry.member.to_string());
         line.trim_end().to_owned()
     };
     output.say(text, || form(kind, listed))

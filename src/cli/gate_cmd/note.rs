@@ -9,6 +9,8 @@ use nix::unistd::{Uid, User};
 use serde_json::{Map, Value, json};
 
 use super::super::output::date;
+use crate::gate::grant::NoteUntil;
+use crate::gate::owners::Notes;
 use crate::gate::{GrantNote, UnixMillis, grant};
 use crate::net::clock;
 use crate::printable::printable;
@@ -43,15 +45,40 @@ pub(super) fn text(note: Option<&GrantNote>) -> String {
     format!("by {} at {}{}", printable(who), date(at.as_secs()), label.unwrap_or_default())
 }
 
-/// Adds a note to an object, if there is one.
-pub(super) fn add(note: Option<&GrantNote>, object: &mut Map<String, Value>) {
-    let Some(GrantNote { who, label, at }) = note else { return };
+/// Describes the notes of an entry, for people: that of the owner that ends last, then the others.
+pub(super) fn all(notes: Option<&Notes>) -> String {
+    let Some(Notes { note, others }) = notes else { return String::new() };
+    let other = |other: &NoteUntil| {
+        let end = other.end.moment().map_or(0, UnixMillis::as_secs);
+        format!(", also by {} until {}", printable(&other.note.who), date(end))
+    };
+    text(Some(note)) + &others.iter().map(other).collect::<String>()
+}
+
+/// Adds the notes of an entry to its object.
+pub(super) fn add_all(notes: &Notes, object: &mut Map<String, Value>) {
+    add(&notes.note, object);
+    if notes.others.is_empty() {
+        return;
+    }
+    let other = |NoteUntil { note, end }: &NoteUntil| {
+        let mut other = Map::new();
+        add(note, &mut other);
+        other.insert("expires_ms".to_owned(), json!(end.as_millis()));
+        Value::Object(other)
+    };
+    object.insert("others".to_owned(), notes.others.iter().map(other).collect());
+}
+
+/// Adds a note to an object.
+fn add(note: &GrantNote, object: &mut Map<String, Value>) {
+    let GrantNote { who, label, at } = note;
     object.insert("who".to_owned(), json!(who));
     object.insert("label".to_owned(), json!(label));
     object.insert("granted_ms".to_owned(), json!(at.0));
 }
 
-/// Reads the note of an object that [`add`] made; `None` if it has none.
+/// Reads the note of an object that [`add_all`] made; `None` if it has none.
 ///
 /// # Errors
 /// The reason why it is none, in one line.

@@ -297,6 +297,14 @@ impl Batch<'_> {
             (None, Some(note)) => {
                 step(&adding.key, adding.command, Effect::Counted);
                 step(&notes, note, Effect::Note);
+                if let (Member::Address(ip), Some(prefix), Some(_)) =
+                    (wanted.member, &keys.allow_prefix, wanted.lasting)
+                {
+                    // From before the set was a sorted one, with another end.
+                    for key in with_prefix(prefix, ip) {
+                        step(&key, delete(&key), Effect::Note);
+                    }
+                }
             }
             (_, None) => step(&adding.key, adding.command, Effect::Always),
         }

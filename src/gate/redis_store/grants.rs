@@ -8,8 +8,8 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::sync::mpsc;
 
-use super::super::grant::GrantNote;
 use super::super::member::{Item, Member};
+use super::super::owners;
 use super::super::store::{AllowEntry, Grant, Listed, StoreError};
 use super::RedisStore;
 use super::attempt::{Failed, milliseconds};
@@ -77,7 +77,9 @@ impl RedisStore {
             let mut without_notes = None;
             while let Some(batch) = batches.recv().await {
                 let entries = batch.into_iter().filter_map(|item| match item {
-                    Item::Allowed(member, expiry) => Some(Grant { member, expiry, note: None }),
+                    Item::Allowed(member, expiry) => {
+                        Some(Grant { member, expiry, note: None, others: vec![] })
+                    }
                     Item::Banned(..) => None,
                 });
                 let mut entries: Vec<Grant> = entries.collect();
@@ -108,13 +110,14 @@ impl RedisStore {
             let beside = connections.notes_of(&self.keys, &members).await.unwrap_or_default();
             let set_end = connections.set_end(&self.keys).await.unwrap_or(Expiry::Never);
             for (entry, note) in in_set.into_iter().zip(beside) {
-                entry.note = note.and_then(|note| note.of_entry(entry.expiry, set_end));
+                let notes = note.and_then(|note| note.of_entry(entry.expiry, set_end));
+                entry.add_notes(notes);
             }
         }
         let names: Vec<String> = own.iter().map(|entry| entry.key.clone()).collect();
         let values = connections.values_of(&names).await.unwrap_or_default();
         for (entry, value) in own.into_iter().zip(values) {
-            entry.note = value.and_then(|text| GrantNote::parse(&text));
+            entry.add_notes(value.and_then(|text| owners::Notes::parse(&text)));
         }
     }
 }
@@ -136,7 +139,8 @@ impl<'a> Notes<'a> {
             let members: Vec<Member> = entries.iter().map(|entry| entry.member).collect();
             let notes = self.connections.notes_of(keys, &members).await?;
             for (entry, note) in entries.iter_mut().zip(notes) {
-                entry.note = note.and_then(|note| note.of_entry(entry.expiry, self.set_end));
+                let notes = note.and_then(|note| note.of_entry(entry.expiry, self.set_end));
+                entry.add_notes(notes);
             }
         }
         let mut own: Vec<(usize, String)> = vec![];
@@ -148,7 +152,7 @@ impl<'a> Notes<'a> {
         let (places, names): (Vec<usize>, Vec<String>) = own.into_iter().unzip();
         let values = self.connections.values_of(&names).await?;
         for (place, value) in places.into_iter().zip(values) {
-            entries[place].note = value.and_then(|text| GrantNote::parse(&text));
+            entries[place].add_notes(value.and_then(|text| owners::Notes::parse(&text)));
         }
         Ok(())
     }

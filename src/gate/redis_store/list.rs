@@ -261,7 +261,13 @@ impl RedisStore {
         let names = with_prefix(prefix, ip);
         let ends = connections.ends(&names, now()).await?;
         let entry = |(key, end): (String, Option<Expiry>)| {
-            end.map(|expiry| AllowEntry { key, member: ip.into(), expiry, note: None })
+            end.map(|expiry| AllowEntry {
+                key,
+                member: ip.into(),
+                expiry,
+                note: None,
+                others: vec![],
+            })
         };
         Ok(names.into_iter().zip(ends).filter_map(entry).collect())
     }
@@ -285,7 +291,13 @@ impl RedisStore {
         let ends = connections.lookup(&self.keys, set_type, &texts).await?;
         let members = names.into_iter().map(|(member, _)| member);
         let entry = |(member, end): (Member, Option<Expiry>)| {
-            end.map(|expiry| AllowEntry { key: key.clone(), member, expiry, note: None })
+            end.map(|expiry| AllowEntry {
+                key: key.clone(),
+                member,
+                expiry,
+                note: None,
+                others: vec![],
+            })
         };
         let mut entries: Vec<AllowEntry> = members.zip(ends).filter_map(entry).collect();
         if entries.is_empty() {
@@ -296,6 +308,7 @@ impl RedisStore {
                 member,
                 expiry,
                 note: None,
+                others: vec![],
             }));
         }
         Ok(entries)

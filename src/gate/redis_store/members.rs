@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::super::grant::{GrantNote, NoteUntil};
+use super::super::grant::GrantNote;
 use super::super::member::Member;
+use super::super::owners::Held;
 use super::super::store::StoreError;
 use super::attempt::{Attempt, Done, Failed, LONGEST_MS, count, set_for};
 use super::connections::{Connections, SetType};
@@ -84,8 +85,8 @@ impl Wanted<'_> {
 fn noting(key: &str, member: Member, note: Option<&GrantNote>, end: Expiry) -> Cmd {
     let Some(note) = note else { return unnoting(key, member) };
     let mut set = redis::cmd("HSET");
-    let until = NoteUntil { note: note.clone(), end };
-    set.arg(key).arg(member.to_string()).arg(until.json());
+    let held = Held::new(end, Some(note.clone()));
+    set.arg(key).arg(member.to_string()).arg(held.json());
     set
 }
 
@@ -138,6 +139,12 @@ impl Attempt<'_> {
         } else {
             self.drop_note(&command, &note).await?
         };
+        if let Member::Address(ip) = wanted.member
+            && let Some(prefix) = keys.allow_prefix.as_ref().filter(|_| wanted.lasting.is_some())
+        {
+            // From before the set was a sorted one, with another end.
+            self.delete(&with_prefix(prefix, ip)).await?;
+        }
         let changed = added > 0 || relabels;
         self.announce(wanted.member, changed).await;
         Ok(Done { key, changed, count: None })

@@ -9,8 +9,9 @@ use std::collections::HashMap;
 
 use redis::Value;
 
-use super::super::grant::{GrantNote, LONGEST_NOTE, NoteUntil};
+use super::super::grant::{GrantNote, LONGEST_NOTE};
 use super::super::member::Member;
+use super::super::owners::{Held, Notes};
 use super::connections::{Connections, SetType};
 use super::error::{Kind, RedisFailure};
 use super::keys::Keys;
@@ -26,29 +27,38 @@ const ROUNDING_MS: u64 = 10;
 /// The difference of two readings of the end of the set, which servers tell as remaining time.
 const SET_ROUNDING_MS: u64 = 5_000;
 
-/// A note in the hash, and its text there.
+/// Notes in the hash, and their text there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StoredNote {
     pub(super) text: String,
-    pub(super) until: NoteUntil,
+    /// They, with the end of the entry that they were written for.
+    pub(super) held: Held,
 }
 
 impl StoredNote {
-    /// Returns true if it is the note of an entry with this end.
+    /// Returns true if they are those of an entry with this end.
     pub(super) fn is_of(&self, end: Expiry) -> bool {
-        is_within(self.until.end, end, ROUNDING_MS)
+        is_within(self.held.end, end, ROUNDING_MS)
     }
 
-    /// The note, if it is that of an entry with this end.
-    pub(super) fn of(self, end: Expiry) -> Option<GrantNote> {
-        self.is_of(end).then_some(self.until.note)
+    /// The notes, if they are those of an entry with this end.
+    pub(super) fn of(self, end: Expiry) -> Option<Notes> {
+        let notes = self.is_of(end).then_some(self.held.notes)?;
+        notes.map(|notes| *notes)
     }
 
-    /// The note, if it is that of an entry with this end, or of one that ends with the set.
-    pub(super) fn of_entry(self, end: Expiry, set_end: Expiry) -> Option<GrantNote> {
-        let ends_with_set = is_within(end, set_end, SET_ROUNDING_MS) && self.until.end > end;
-        if ends_with_set { Some(self.until.note) } else { self.of(end) }
+    /// The notes, if they are those of an entry with this end, or of one that ends with the set.
+    pub(super) fn of_entry(self, end: Expiry, set_end: Expiry) -> Option<Notes> {
+        let ends_with_set = is_within(end, set_end, SET_ROUNDING_MS) && self.held.end > end;
+        if ends_with_set { self.held.notes.map(|notes| *notes) } else { self.of(end) }
     }
+}
+
+/// The entry with this end, with its notes by the text beside it, if that is of this entry.
+pub(super) fn held_until(end: Expiry, text: &[u8]) -> Held {
+    let held = std::str::from_utf8(text).ok().and_then(Held::parse);
+    let held = held.filter(|held| is_within(held.end, end, ROUNDING_MS));
+    Held { end, notes: held.and_then(|held| held.notes) }
 }
 
 impl Connections {
@@ -101,8 +111,8 @@ impl Connections {
         let texts = list(connection.ask(&get).await?).unwrap_or_default();
         for (place, value) in places.into_iter().zip(&texts) {
             notes[place] = text(value).and_then(|text| {
-                let until = NoteUntil::parse(&text)?;
-                Some(StoredNote { text, until })
+                let held = Held::parse(&text)?;
+                Some(StoredNote { text, held })
             });
         }
         Ok(notes)
@@ -153,7 +163,7 @@ impl Connections {
             }
             notes => notes?,
         };
-        let notes = notes.into_iter().map(|note| note.and_then(|note| note.of(Expiry::Never)));
+        let notes = notes.into_iter().map(|note| Some(note?.of(Expiry::Never)?.note));
         Ok(endless.into_iter().zip(notes).collect())
     }
 
@@ -197,8 +207,8 @@ mod tests {
             (Expiry::Never, Expiry::Never, true),
         ] {
             let note = GrantNote::new("key:1a2b3c4d", None, UnixMillis(0));
-            let until = NoteUntil { note, end: written };
-            let note = StoredNote { text: until.json(), until };
+            let held = Held::new(written, Some(note));
+            let note = StoredNote { text: held.json().unwrap(), held };
             assert_eq!(note.of(present).is_some(), is_of, "{written:?} {present:?}");
         }
     }
@@ -215,8 +225,8 @@ mod tests {
             (Expiry::Never, Expiry::Never, Expiry::Never, true),
         ] {
             let note = GrantNote::new("key:1a2b3c4d", None, UnixMillis(0));
-            let until = NoteUntil { note, end: written };
-            let note = StoredNote { text: until.json(), until };
+            let held = Held::new(written, Some(note));
+            let note = StoredNote { text: held.json().unwrap(), held };
             let found = note.of_entry(present, set_end).is_some();
             assert_eq!(found, is_of, "{written:?} {present:?} {set_end:?}");
         }

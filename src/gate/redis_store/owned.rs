@@ -1,166 +1,323 @@
-//! Changes of entries by their note: of those that one who knocks has made, and no others.
+//! Changes of entries by their owners: grants, renewals, and what is taken back.
 //!
-//! The entry is read first, and a script changes it only if it still is as it was read. So the
-//! entry of an operator, or of another program, stays as it is, also one written in between.
+//! An entry is read with its notes, `owners` decides, and a script writes only if both still are as
+//! they were read; else all of it is done again. So several processes agree, and the entry of an
+//! operator, or of another program, stays as it is, also one that is written in between.
 
 use std::time::Duration;
 
-use redis::Cmd;
+use redis::{Cmd, Value};
 
-use super::super::grant::{GrantNote, NoteUntil};
+use super::super::grant::GrantNote;
 use super::super::member::Member;
-use super::attempt::{Attempt, Done, Failed, count, milliseconds};
-use super::connections::{SetType, end_of};
+use super::super::owners::{Change, Granting, Held, Notes};
+use super::attempt::{Attempt, LONGEST_MS, count};
+use super::connections::{end_of, score_of};
 use super::error::{Kind, RedisFailure};
+use super::keys::spellings;
 use super::members::score;
-use super::renew::{MOST_TRIES, RENEW, Read};
+use super::notes::held_until;
+use super::reply::{list, number};
 use crate::net::clock::now;
-use crate::unix_time::Expiry;
+use crate::unix_time::{Expiry, UnixMillis};
 
-/// Removes a member and its note, if both are as they were read. KEYS: the set, the notes. ARGV: the
-/// member, its score, the text of its note.
-const TAKE_BACK: &str = "\
-    if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '') ~= tonumber(ARGV[2]) \
-        or redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[3] then return 0 end \
-    redis.call('ZREM', KEYS[1], ARGV[1]) \
-    redis.call('HDEL', KEYS[2], ARGV[1]) \
-    return 1";
-
-/// Sets value and end of a key, if its value is as it was read. ARGV: the value, both anew.
-const REPLACE_KEY: &str = "\
-    if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) \
-    return 1";
-
-/// Deletes a key, if its value is as it was read. ARGV: the value.
-const DELETE_KEY: &str = "\
-    if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
-    return redis.call('DEL', KEYS[1])";
-
-/// The new end and note of an entry.
-#[derive(Clone, Copy)]
-pub(super) struct Anew<'a> {
-    pub(super) lasting: Duration,
-    pub(super) note: &'a GrantNote,
+/// A function of the scripts: the text of notes; nothing for what is too long or of another type,
+/// or what this user may not read.
+macro_rules! notes {
+    () => {
+        "local function notes(text) \
+             if type(text) == 'string' and #text <= 12288 then return text end \
+             return '' \
+         end "
+    };
 }
 
-/// A change of an entry with a note that is read.
+/// Reads a member of a sorted set. KEYS: the set, and the notes if a script may read both. ARGV: the
+/// member and its other spellings. Returns the notes and the scores.
+const READ: &str = concat!(
+    notes!(),
+    "local found = {''} \
+    if KEYS[2] then found[1] = notes(redis.pcall('HGET', KEYS[2], ARGV[1])) end \
+    for i = 1, #ARGV do found[i + 1] = redis.call('ZSCORE', KEYS[1], ARGV[i]) end \
+    return found"
+);
+
+/// Writes a member of a sorted set, or removes it. KEYS: as above. ARGV: the member, its score and
+/// its notes as they were read, and both anew; a member without a score is none.
+const WRITE: &str = concat!(
+    notes!(),
+    "local old = redis.call('ZSCORE', KEYS[1], ARGV[1]) or '' \
+    if (old == '') ~= (ARGV[2] == '') or tonumber(old) ~= tonumber(ARGV[2]) then return 0 end \
+    if KEYS[2] then \
+        if notes(redis.pcall('HGET', KEYS[2], ARGV[1])) ~= ARGV[3] then return 0 end \
+        if ARGV[5] == '' then redis.call('HDEL', KEYS[2], ARGV[1]) \
+            else redis.call('HSET', KEYS[2], ARGV[1], ARGV[5]) end \
+    end \
+    if ARGV[4] == '' then redis.call('ZREM', KEYS[1], ARGV[1]) \
+        else redis.call('ZADD', KEYS[1], ARGV[4], ARGV[1]) end \
+    return 1"
+);
+
+/// Reads a key that lets an address in: its notes, and the milliseconds that are left.
+const READ_KEY: &str =
+    concat!(notes!(), "return {notes(redis.pcall('GET', KEYS[1])), redis.call('PTTL', KEYS[1])}");
+
+/// Writes such a key, or removes it. ARGV: its notes and the milliseconds as they were read, and both
+/// anew. Time passes, so fewer milliseconds may be left.
+const WRITE_KEY: &str = concat!(
+    notes!(),
+    "local left, old = redis.call('PTTL', KEYS[1]), tonumber(ARGV[2]) \
+    if notes(redis.pcall('GET', KEYS[1])) ~= ARGV[1] or left > old \
+        or (left < 0 or old < 0) and left ~= old then return 0 end \
+    if ARGV[4] == '' then redis.call('DEL', KEYS[1]) \
+        else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4]) end \
+    return 1"
+);
+
+/// Reads of an entry that others change at the same time: of those one succeeds each time.
+const MOST_TRIES: usize = 64;
+
+/// The value of a key of which nobody is known to have granted it.
+const NO_NOTES: &str = "1";
+
+/// A change of an entry, by what is beside it.
 #[derive(Clone, Copy)]
-enum Change<'a> {
-    /// By a `who` that begins so.
-    Replace(&'a str, Anew<'a>),
-    /// By this `who`.
-    TakeBack(&'a str),
+pub(super) enum Owned<'a> {
+    /// A grant, by its note, for a time; anew or only later.
+    Grant { note: &'a GrantNote, lasting: Duration, anew: bool },
+    /// A later end of what a `who` that begins so granted.
+    Renew { who_prefix: &'a str, lasting: Duration },
+    /// The end of what `who` granted.
+    TakeBack { who: &'a str },
 }
 
-impl Change<'_> {
-    fn is_about(&self, note: &GrantNote) -> bool {
-        match self {
-            Self::Replace(who_prefix, _) => note.who.starts_with(who_prefix),
-            Self::TakeBack(who) => note.who == *who,
+/// A member of a sorted set as it was read.
+struct InSet {
+    notes: Vec<u8>,
+    score: Option<f64>,
+    /// The latest end that it has in another spelling.
+    elsewhere: Option<Expiry>,
+}
+
+/// A key as it was read: its notes, and the milliseconds that are left.
+struct Key {
+    notes: Vec<u8>,
+    left: i64,
+}
+
+// === impl Owned ===
+
+impl Owned<'_> {
+    /// Decides about the present entry. `elsewhere` is the end of one that another program wrote
+    /// for the same member: nobody's grant needs to be beside one that lasts longer.
+    fn decide(&self, present: Option<&Held>, elsewhere: Option<Expiry>, now: UnixMillis) -> Change {
+        let end =
+            |lasting: Duration| now.saturating_add(lasting.min(Duration::from_millis(LONGEST_MS)));
+        match *self {
+            Self::Grant { note, lasting, anew } => {
+                let end = end(lasting);
+                let is_by = present.is_some_and(|present| present.is_by(&note.who));
+                if !is_by && elsewhere >= Some(Expiry::At(end)) {
+                    return Change::Keep;
+                }
+                Held::granted(present, &Granting { note, end, anew }, now)
+            }
+            Self::Renew { who_prefix, lasting } => present
+                .map_or(Change::Keep, |present| present.renewed(who_prefix, end(lasting), now)),
+            Self::TakeBack { who } => {
+                present.map_or(Change::Keep, |present| present.taken_back(who, now))
+            }
         }
+    }
+
+    /// Returns true if it needs the notes, which a plain grant can do without.
+    fn needs_notes(&self) -> bool {
+        !matches!(self, Self::Grant { anew: false, .. })
     }
 }
 
 impl Attempt<'_> {
-    pub(super) async fn replace(
+    /// Makes a change of a member of a sorted set, or of a set that is not there yet. Returns false
+    /// if it stays as it is.
+    pub(super) async fn change_in_set(
         &self,
         member: Member,
-        anew: Anew<'_>,
-        who_prefix: &str,
-    ) -> Result<Done, Failed> {
-        self.change(member, Change::Replace(who_prefix, anew)).await
-    }
-
-    pub(super) async fn take_back(&self, member: Member, who: &str) -> Result<Done, Failed> {
-        self.change(member, Change::TakeBack(who)).await
-    }
-
-    async fn change(&self, member: Member, change: Change<'_>) -> Result<Done, Failed> {
-        let set = &self.store.keys.allow_set;
-        let mut done = Done { key: set.clone(), changed: false, count: None };
-        if self.set_type().await? == SetType::Sorted {
-            let changed = self.change_in_set(member, change).await;
-            done.changed = changed.map_err(|failure| Failed::At(set.clone(), failure))?;
-            self.announce(member, done.changed).await;
-        }
-        if let Member::Address(ip) = member
-            && let Some(key) = self.store.keys.allow_key(ip)
-        {
-            let changed = self.change_key(&key, change).await;
-            if changed.map_err(|failure| Failed::At(key.clone(), failure))? {
-                done = Done { key, changed: true, count: None };
-            }
-        }
-        Ok(done)
-    }
-
-    async fn change_in_set(
-        &self,
-        member: Member,
-        change: Change<'_>,
+        change: Owned<'_>,
     ) -> Result<bool, RedisFailure> {
         let keys = &self.store.keys;
         let notes = self.connections.notes_key(keys);
-        self.check_slot(&notes)?;
+        let is_one_slot = self.connections.map.joins(&notes, &keys.allow_set);
+        if change.needs_notes() && !is_one_slot {
+            return Err(self.other_slot(&notes));
+        }
         for _ in 0..MOST_TRIES {
-            let Some(Read { score: old, note }) = self.read(member).await? else {
-                return Ok(false);
+            let read = self.read(member, &notes).await?;
+            let now = now();
+            let present = read.held(now);
+            // Without the notes nobody is known to have granted it.
+            let unknown = present.as_ref().map(|held| held.end).filter(|_| !is_one_slot);
+            let elsewhere = read.elsewhere.max(unknown);
+            let decided = change.decide(present.as_ref(), elsewhere, now);
+            let next = match decided {
+                Change::Keep => return Ok(false),
+                Change::Write(held) => Some(held),
+                Change::Remove => None,
             };
-            let present = end_of(old);
-            let is_of = note.is_of(present) && change.is_about(&note.until.note);
-            if !is_of || present.is_past(now()) {
-                return Ok(false);
-            }
-            let mut script = match change {
-                Change::Replace(..) => eval(RENEW, 2),
-                Change::TakeBack(_) => eval(TAKE_BACK, 2),
-            };
-            script.arg(&keys.allow_set).arg(&notes);
-            script.arg(member.to_string()).arg(old.to_string()).arg(note.text);
-            if let Change::Replace(_, Anew { lasting, note }) = change {
-                let time = Duration::from_millis(milliseconds(lasting));
-                let end = Expiry::At(now().saturating_add(time));
-                let until = NoteUntil { note: note.clone(), end };
-                script.arg(score(end)).arg(until.json());
-            }
-            let changed = self.connections.of(&keys.allow_set).ask(&script).await?;
-            if count(&changed) == Some(1) {
+            let mut write = self.eval_beside(WRITE, &notes);
+            write.arg(member.to_string());
+            write.arg(read.score.map(|score| score.to_string()).unwrap_or_default());
+            write.arg(read.notes);
+            write.arg(next.as_ref().map(|held| score(held.end)).unwrap_or_default());
+            let text = next.and_then(|held| held.json()).unwrap_or_default();
+            write.arg(&text);
+            let written = self.connections.of(&keys.allow_set).ask(&write).await?;
+            if count(&written) == Some(1) {
+                self.note_elsewhere(member, &notes, &text).await?;
                 return Ok(true);
             }
         }
-        Ok(false)
+        Err(self.too_busy(&keys.allow_set))
     }
 
-    async fn change_key(&self, key: &str, change: Change<'_>) -> Result<bool, RedisFailure> {
-        let values = self.connections.values_of(&[key.to_owned()]).await?;
-        let value = values.into_iter().flatten().next().unwrap_or_default();
-        if !GrantNote::parse(&value).is_some_and(|note| change.is_about(&note)) {
-            return Ok(false);
-        }
-        let script = match change {
-            Change::Replace(_, Anew { lasting, note }) => {
-                let mut script = eval(REPLACE_KEY, 1);
-                script.arg(key).arg(value).arg(note.json()).arg(milliseconds(lasting));
-                script
+    /// Makes a change of a key that lets an address in. Returns false if it stays as it is.
+    pub(super) async fn change_key(
+        &self,
+        key: &str,
+        change: Owned<'_>,
+    ) -> Result<bool, RedisFailure> {
+        let connection = self.connections.of(key);
+        for _ in 0..MOST_TRIES {
+            let read = Key::read(connection.ask(&eval(READ_KEY, &[key])).await?);
+            let read = read.ok_or_else(|| connection.other_failure("answers no end of a key"))?;
+            let now = now();
+            let next = match change.decide(read.held(now).as_ref(), None, now) {
+                Change::Keep => return Ok(false),
+                Change::Write(held) => Some(held),
+                Change::Remove => None,
+            };
+            let mut write = eval(WRITE_KEY, &[key]);
+            write.arg(read.notes).arg(read.left);
+            match next {
+                Some(Held { end, notes }) => {
+                    let left = end.left(now).map_or(LONGEST_MS, |left| {
+                        u64::try_from(left.as_millis()).unwrap_or(LONGEST_MS)
+                    });
+                    let value = notes.map_or_else(|| NO_NOTES.to_owned(), |notes| notes.json());
+                    write.arg(value).arg(left.max(1));
+                }
+                None => drop(write.arg("").arg("")),
             }
-            Change::TakeBack(_) => {
-                let mut script = eval(DELETE_KEY, 1);
-                script.arg(key).arg(value);
-                script
+            if count(&connection.ask(&write).await?) == Some(1) {
+                return Ok(true);
             }
-        };
-        match self.connections.of(key).ask(&script).await {
-            Ok(changed) => Ok(count(&changed) == Some(1)),
-            // It is another program's by now.
-            Err(failure) if failure.kind == Kind::WrongType => Ok(false),
-            Err(failure) => Err(failure),
         }
+        Err(self.too_busy(key))
+    }
+
+    async fn read(&self, member: Member, notes: &str) -> Result<InSet, RedisFailure> {
+        let mut read = self.eval_beside(READ, notes);
+        read.arg(spellings(member));
+        let connection = self.connections.of(&self.store.keys.allow_set);
+        let found = list(connection.ask(&read).await?).unwrap_or_default();
+        let mut scores = found.iter().skip(1).map(score_of);
+        let score = scores.next().flatten();
+        let elsewhere = scores.flatten().map(end_of).max();
+        Ok(InSet { notes: found.first().map(bytes).unwrap_or_default(), score, elsewhere })
+    }
+
+    /// A script about the set, and its notes where one script may be about both.
+    fn eval_beside(&self, script: &str, notes: &str) -> Cmd {
+        let set = self.store.keys.allow_set.as_str();
+        if self.connections.map.joins(notes, set) {
+            eval(script, &[set, notes])
+        } else {
+            eval(script, &[set])
+        }
+    }
+
+    /// Writes the notes of a grant where no script may be about them and the set.
+    async fn note_elsewhere(
+        &self,
+        member: Member,
+        notes: &str,
+        text: &str,
+    ) -> Result<(), RedisFailure> {
+        if self.connections.map.joins(notes, &self.store.keys.allow_set) {
+            return Ok(());
+        }
+        // They are of this end only, so that those of another entry cannot be taken for them.
+        let mut noting = redis::cmd("HSET");
+        noting.arg(notes).arg(member.to_string()).arg(text);
+        self.connections.of(notes).ask(&noting).await.map(drop)
+    }
+
+    /// The failure where no script may change both the set and the notes.
+    fn other_slot(&self, notes: &str) -> RedisFailure {
+        let cause = "the notes of this set have another slot of the Cluster, so that no entry can be changed by its note; name a set without braces";
+        self.connections.of(notes).other_failure(cause)
+    }
+
+    fn too_busy(&self, key: &str) -> RedisFailure {
+        let cause = "the entry changes all the time, so that no change of ours is done";
+        RedisFailure::new(Kind::Elsewhere, self.connections.node_of(key), cause)
     }
 }
 
-fn eval(script: &str, keys: usize) -> Cmd {
+// === impl InSet ===
+
+impl InSet {
+    /// The entry, if it is not over.
+    fn held(&self, now: UnixMillis) -> Option<Held> {
+        let end = end_of(self.score?);
+        let held = held_until(end, &self.notes);
+        (!end.is_past(now)).then_some(held)
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    fn read(answer: Value) -> Option<Self> {
+        let found = list(answer)?;
+        let [notes, left] = &found[..] else { return None };
+        Some(Self { notes: bytes(notes), left: number(left)? })
+    }
+
+    /// The entry, if there is one.
+    fn held(&self, now: UnixMillis) -> Option<Held> {
+        let end = match u64::try_from(self.left) {
+            Ok(left) => Expiry::At(now.saturating_add(Duration::from_millis(left))),
+            Err(_) if self.left == -1 => Expiry::Never,
+            Err(_) => return None,
+        };
+        let notes = std::str::from_utf8(&self.notes).ok().and_then(Notes::parse);
+        Some(Held { end, notes: notes.map(Box::new) })
+    }
+}
+
+fn eval(script: &str, keys: &[&str]) -> Cmd {
     let mut command = redis::cmd("EVAL");
-    command.arg(script).arg(keys);
+    command.arg(script).arg(keys.len()).arg(keys);
     command
+}
+
+/// The bytes of an answer, as a script compares them.
+fn bytes(value: &Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes.clone(),
+        _ => vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::grant::LONGEST_NOTE;
+    use super::*;
+
+    #[test]
+    fn scripts_have_the_bound_of_notes() {
+        for script in [READ, WRITE, READ_KEY, WRITE_KEY] {
+            assert!(script.contains(&format!("#text <= {LONGEST_NOTE} ")), "{script}");
+        }
+    }
 }

@@ -18,10 +18,10 @@ use super::batch;
 use super::connection::Role;
 use super::connections::Connections;
 use super::error::{Kind, RedisFailure};
+use super::granted::NewGrant;
 use super::keys::Window;
 use super::list::ban_keys;
 use super::members::Wanted;
-use super::owned::Anew;
 use super::topology::Map;
 use crate::net::clock::now;
 
@@ -163,7 +163,7 @@ impl RedisStore {
             Edit::Allow { .. }
             | Edit::Grant { .. }
             | Edit::Renew { .. }
-            | Edit::Replace { .. }
+            | Edit::GrantAnew { .. }
             | Edit::Remove(_)
             | Edit::TakeBack { .. } => self.keys.allow_set.clone(),
             Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
@@ -193,13 +193,16 @@ impl Attempt<'_> {
                 let wanted = Wanted { member: *member, lasting: *lasting, note: note.as_ref() };
                 self.allow(wanted).await
             }
-            Edit::Grant { member, lasting, note } => self.grant(*member, *lasting, note).await,
+            Edit::Grant { member, lasting, note } => {
+                let (member, lasting) = (*member, *lasting);
+                self.grant(NewGrant { member, lasting, note, anew: false }).await
+            }
+            Edit::GrantAnew { member, lasting, note } => {
+                let (member, lasting) = (*member, *lasting);
+                self.grant(NewGrant { member, lasting, note, anew: true }).await
+            }
             Edit::Renew { member, lasting, who_prefix } => {
                 self.renew(*member, *lasting, who_prefix).await
-            }
-            Edit::Replace { member, lasting, note, who_prefix } => {
-                let anew = Anew { lasting: *lasting, note };
-                self.replace(*member, anew, who_prefix).await
             }
             Edit::Remove(member) => self.remove(*member).await,
             Edit::TakeBack { member, who } => self.take_back(*member, who).await,
