@@ -11,6 +11,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
+use super::values;
 use crate::duration;
 use crate::http::{ClientRules, TrustedProxies, X_FORWARDED_FOR};
 use crate::knockd::tokens::{DEFAULT_MAX_TTL, Token, TokenHash};
@@ -44,21 +45,29 @@ pub(super) struct DisguiseArgs {
     disguise_secret: Option<PathBuf>,
 
     /// Header with the secret [default: Referer]
-    #[arg(long, value_name = "NAME", help_heading = DISGUISE)]
+    #[arg(
+        long, value_name = "NAME", value_parser = values::header_name, help_heading = DISGUISE
+    )]
     disguise_secret_header: Option<HeaderName>,
 
     /// Header with the label of the entry [default: Location]
-    #[arg(long, value_name = "NAME", help_heading = DISGUISE)]
+    #[arg(
+        long, value_name = "NAME", value_parser = values::header_name, help_heading = DISGUISE
+    )]
     disguise_label_header: Option<HeaderName>,
 
     /// Header in which --trusted-proxies tell the client's address, before X-Forwarded-For; give
     /// it only if they set it themselves [default: none]
-    #[arg(long, value_name = "NAME", help_heading = DISGUISE)]
+    #[arg(
+        long, value_name = "NAME", value_parser = values::header_name, help_heading = DISGUISE
+    )]
     disguise_address_header: Option<HeaderName>,
 
     /// Header in which who knows the secret names the address to let in [default: none, the
     /// client's own]
-    #[arg(long, value_name = "NAME", help_heading = DISGUISE)]
+    #[arg(
+        long, value_name = "NAME", value_parser = values::header_name, help_heading = DISGUISE
+    )]
     disguise_claim_header: Option<HeaderName>,
 
     /// Lifetime of an entry [default: 12h]
@@ -73,7 +82,9 @@ pub(super) struct DisguiseArgs {
     disguise_status: Option<Status>,
 
     /// Type of the bodies [default: text/html; charset=UTF-8]
-    #[arg(long, value_name = "TYPE", help_heading = DISGUISE)]
+    #[arg(
+        long, value_name = "TYPE", value_parser = values::header_value, help_heading = DISGUISE
+    )]
     disguise_content_type: Option<HeaderValue>,
 
     /// Body of all answers [default: the status and its name]

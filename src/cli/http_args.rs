@@ -21,7 +21,7 @@ use super::store_args::GATE;
 use super::target_tls_args::{CheckedTargets, TargetTlsArgs};
 use super::times::{self, TimeOrOff};
 use super::tunnel_args::{DEFAULT_RESOLVE, LIMITS, NAMES};
-use super::values::{PoolSize, SessionLimit};
+use super::values::{self, PoolSize, SessionLimit};
 use super::web_args::{HTTP, WebArgs};
 use crate::addr::{Address, BindAddress, Source};
 use crate::http::client_address::{TrustedProxies, TrustedProxy, X_FORWARDED_FOR};
@@ -85,7 +85,7 @@ pub(super) struct HttpArgs {
     target_host: Option<HeaderValue>,
 
     /// Field in which the trusted proxies name the client [default: X-Forwarded-For]
-    #[arg(long, value_name = "NAME", help_heading = HTTP)]
+    #[arg(long, value_name = "NAME", value_parser = values::header_name, help_heading = HTTP)]
     client_ip_header: Option<HeaderName>,
 
     /// Believe every peer, so that each client can choose the address that it is judged by: for

@@ -218,16 +218,30 @@ pub(super) fn knock(args: KnockCommandArgs) -> Result<Outcome, Failure> {
     let _log = args.log.start(level, Output::Stderr)?;
     let form = args.form.form();
     let ttl_s = options.wish.ttl_s;
+    let mut failures = vec![];
     let mut report = |event: KnockEvent| {
-        // The log tells people of one that stays.
-        let is_told = form == Form::Json || !options.keeps;
-        let line = match form {
-            Form::Text => text(&event),
-            Form::Json => json(&event, ttl_s.map(std::num::NonZeroU32::get)),
-        };
-        if is_told { print(&format!("{line}\n")).map(drop) } else { Ok(()) }
+        let is_failure = matches!(event, KnockEvent::Failed { .. } | KnockEvent::Closed { .. });
+        match form {
+            Form::Json => line(&json(&event, ttl_s.map(std::num::NonZeroU32::get))),
+            // The log tells people of one that stays.
+            Form::Text if options.keeps => Ok(()),
+            Form::Text if is_failure => {
+                failures.push(text(&event));
+                Ok(())
+            }
+            Form::Text => line(&text(&event)),
+        }
     };
-    run::knock(&options, &prepared, &mut report)
+    let done = run::knock(&options, &prepared, &mut report);
+    // A single one that is the failure of all is told by that.
+    if done.is_ok() || failures.len() > 1 {
+        failures.iter().try_for_each(|failure| line(failure))?;
+    }
+    done
+}
+
+fn line(text: &str) -> Result<(), Failure> {
+    print(&format!("{text}\n")).map(drop)
 }
 
 impl KnockCommandArgs {

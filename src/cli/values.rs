@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use hyper::header::{HeaderName, HeaderValue};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::addr::{AddrError, Address, ServiceName, Source};
@@ -32,6 +33,14 @@ pub(super) enum BadValue {
     /// Not a number of tunnels.
     #[error("'{0}' is not a number of tunnels; give a whole number from 0 to {MOST}")]
     Pool(String),
+    /// Not the name of a field.
+    #[error("'{0}' is not the name of a header field; write one such as X-Real-IP")]
+    FieldName(String),
+    /// Not the value of a field.
+    #[error(
+        "'{0}' cannot be the value of a header field; write one line of printable characters, such as text/html"
+    )]
+    FieldValue(String),
     /// Not a limit for each source.
     #[error(
         "'{0}' is not a limit for each source; give SESSIONS or SESSIONS/PER_SECOND, such as 20 or 20/5"
@@ -113,6 +122,17 @@ pub(super) enum Level {
 pub(super) enum Format {
     Text,
     Json,
+}
+
+/// Parses the name of a field of HTTP.
+pub(super) fn header_name(text: &str) -> Result<HeaderName, BadValue> {
+    text.parse().map_err(|_| BadValue::FieldName(text.escape_debug().to_string()))
+}
+
+/// Parses the value of a field of HTTP.
+pub(super) fn header_value(text: &str) -> Result<HeaderValue, BadValue> {
+    let value = HeaderValue::from_str(text).ok().filter(|value| !value.is_empty());
+    value.ok_or_else(|| BadValue::FieldValue(text.escape_debug().to_string()))
 }
 
 /// Parses a whole number in decimal digits only: `usize` would also read a plus sign.

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::client_tls::ClientTls;
+use super::client_tls::{ClientTls, told};
 use crate::addr::{Address, BindAddress};
 use crate::net::{Names, SocketOptions, Stream, Target, dial};
 
@@ -68,9 +68,7 @@ pub enum RequestError {
     #[error("cannot connect to {0}: {1}")]
     Dial(Address, String),
     /// No TLS.
-    #[error(
-        "no TLS with {0}: {1}; check the name, and that its certificate is of an authority that this host or --ca trusts"
-    )]
+    #[error("no TLS with {0}: {1}")]
     Tls(Address, String),
     /// No HTTP.
     #[error("{0} did not answer as a web server does: {1}")]
@@ -201,7 +199,7 @@ impl HttpClient {
         let response = match url.is_encrypted {
             true => {
                 let secured = self.tls.wrap(stream, &url.host).await;
-                let tls = |error: io::Error| RequestError::Tls(to.clone(), error.to_string());
+                let tls = |error: io::Error| RequestError::Tls(to.clone(), told(&error));
                 exchange(secured.map_err(tls)?, request).await
             }
             false => exchange(stream, request).await,

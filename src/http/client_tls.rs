@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::files::read::{ReadError, read};
 use crate::net::IdentityError;
 
-pub use imp::ClientTls;
+pub use imp::{ClientTls, told};
 
 /// Longest file of certificates, in bytes: 16 MiB.
 const LONGEST: usize = 16 << 20;
@@ -56,6 +56,7 @@ fn pem(file: CaFile<'_>) -> Result<Vec<u8>, ClientTlsError> {
 
 #[cfg(feature = "aws-lc")]
 mod imp {
+    use std::error::Error;
     use std::fmt;
     use std::io;
     use std::sync::Arc;
@@ -63,10 +64,16 @@ mod imp {
     use sha2::{Digest, Sha256};
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
+    use tokio_rustls::rustls::Error as TlsError;
     use tokio_rustls::rustls::pki_types::ServerName;
 
     use super::{CaFile, ClientTlsError, pem};
-    use crate::net::{Stream, connector, named_roots, system_roots};
+    use crate::net::{
+        RefusedCertificate, Stream, connector, named_roots, refused_certificate, system_roots,
+    };
+
+    const AUTHORITY: &str =
+        "give that authority's certificate with --ca FILE; one that signs itself is its own";
 
     /// HTTP/1.1 in ALPN.
     const HTTP1: &[u8] = b"http/1.1";
@@ -120,6 +127,21 @@ mod imp {
         }
     }
 
+    /// Returns cause and remedy of a handshake that failed, where --ca names the authorities.
+    pub fn told(error: &io::Error) -> String {
+        let of_tls = error.get_ref().map(|error| error as &(dyn Error + 'static));
+        match of_tls.and_then(|error| error.downcast_ref::<TlsError>()) {
+            Some(TlsError::InvalidCertificate(wrong)) => {
+                let RefusedCertificate { text, remedy } = refused_certificate(wrong, AUTHORITY);
+                format!("{text}; {remedy}")
+            }
+            Some(TlsError::InvalidMessage(_)) => {
+                "what answers there does not speak TLS; check the port of the URL".to_owned()
+            }
+            _ => format!("{error}; check the URL, and the log of the server"),
+        }
+    }
+
     impl PartialEq for ClientTls {
         fn eq(&self, other: &Self) -> bool {
             self.digest == other.digest
@@ -143,6 +165,11 @@ mod imp {
     /// Refuses: this build has no TLS.
     #[derive(Clone, Debug, PartialEq)]
     pub struct ClientTls;
+
+    /// Returns cause and remedy of a handshake that failed.
+    pub fn told(error: &io::Error) -> String {
+        format!("{error}; take another build")
+    }
 
     impl ClientTls {
         /// This build has none.

@@ -34,6 +34,8 @@ pub mod stream;
 mod tls_identity;
 #[cfg(feature = "aws-lc")]
 mod tls_roots;
+#[cfg(feature = "aws-lc")]
+mod tls_words;
 mod zone;
 
 pub use accept_loop::AcceptLoop;
@@ -62,3 +64,5 @@ pub use tls_identity::certified_key;
 pub use tls_identity::{IdentityError, IdentityFiles};
 #[cfg(feature = "aws-lc")]
 pub use tls_roots::{connector, named_roots, system_roots};
+#[cfg(feature = "aws-lc")]
+pub use tls_words::{RefusedCertificate, refused_certificate};

@@ -123,6 +123,9 @@ fn granted(response: &Response<Bytes>) -> Result<Granted, String> {
         StatusCode::FORBIDDEN => "ask for less, or have the token's rights changed there",
         StatusCode::TOO_MANY_REQUESTS => "try again later",
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "check the address",
+        status if status.is_redirection() => {
+            "write the URL of the knockd itself: this one redirects, or wants a login first"
+        }
         status if status.is_server_error() => "try again, or look at the log there",
         _ => "correct what is asked for",
     };
@@ -148,6 +151,8 @@ mod tests {
             (401, r#"{"error":"Invalid or missing API key."}"#, "check --token-file"),
             (403, "{}", "rights"),
             (404, "", "check the address"),
+            (302, "", "wants a login first"),
+            (308, "<html>", "the URL of the knockd itself"),
             (429, r#"{"error":"Too many knock attempts."}"#, "try again later"),
             (500, r#"{"error":"a\u001b[2Jb"}"#, "look at the log there"),
         ] {

@@ -104,7 +104,7 @@ fn a_refusal_and_a_wrong_server_are_told_and_no_token_is() {
         (wrong, vec![], 1, "check --token-file"),
         (GUEST, vec!["--address", "192.0.2.7"], 1, "the token's rights"),
         (GUEST, vec!["--gate", "elsewhere"], 1, "the token's rights"),
-        (GUEST, vec!["--ca", other.to_str().unwrap()], 1, "no TLS with"),
+        (GUEST, vec!["--ca", other.to_str().unwrap()], 1, "unknown authority; give"),
         (GUEST, vec!["-k", "some.key"], 2, "exclude each other"),
     ] {
         let file = site.token("client.token", token);
@@ -116,6 +116,7 @@ fn a_refusal_and_a_wrong_server_are_told_and_no_token_is() {
         let output = command.args(&args).output().unwrap();
         assert_eq!(output.status.code(), Some(status), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(what), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "a failure is told once: {output:?}");
         let all = [output.stdout, output.stderr].concat();
         assert!(!String::from_utf8_lossy(&all).contains(token), "{args:?}");
     }
@@ -134,6 +135,30 @@ fn a_refusal_and_a_wrong_server_are_told_and_no_token_is() {
     }
     assert!(said(&["192.0.2.1:6380", "--token-file", file]).contains("write https://HOST/"));
     assert!(said(&["192.0.2.1:6380"]).contains("add -k FILE"));
+}
+
+/// The command of the page on knocking over HTTP, and openssl's own, which makes an authority.
+#[test]
+fn a_certificate_that_signs_itself_is_made_as_the_documents_say() {
+    let page = std::fs::read_to_string("docs/operating/http-knock.md").unwrap();
+    let (_, command) = page.split_once("    openssl req ").expect("the page has the command");
+    let (command, _) = command.split_once("\n\n").unwrap();
+    let command = format!("openssl req {command}");
+    let by_itself = command.replace("CA:FALSE", "CA:TRUE");
+    assert_ne!(command, by_itself);
+    for (command, what) in [(&command, ""), (&by_itself, "with CA:FALSE")] {
+        let settings = Settings::new().with_token("guest", GUEST, &[]);
+        let mut shell = Command::new("sh");
+        let made = shell.args(["-c", command]).current_dir(settings.dir.path()).output().unwrap();
+        assert!(made.status.success(), "install openssl: {}", stderr(&made));
+        let at = |name: &str| settings.dir.path().join(name).to_str().unwrap().to_owned();
+        let (cert, key) = (at("cert.pem"), at("key.pem"));
+        let service = settings.in_file().args(&["--tls-cert", &cert, "--tls-key", &key]).start();
+        let site = Site { service, ca: cert.into() };
+        let output = site.client(GUEST).output().unwrap();
+        assert_eq!(output.status.success(), what.is_empty(), "{}", stderr(&output));
+        assert!(stderr(&output).contains(what), "{}", stderr(&output));
+    }
 }
 
 #[test]

@@ -2,15 +2,19 @@
 
 use std::error::Error;
 
-use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
+use tokio_rustls::rustls::{AlertDescription, Error as TlsError};
 
 use super::cause::Cause;
+use crate::net::refused_certificate;
 
 /// Puts an error into words, if it is one of TLS.
 pub(super) fn tls_cause_of(error: &(dyn Error + 'static)) -> Option<Cause> {
     let error = error.downcast_ref::<TlsError>()?;
     Some(match error {
-        TlsError::InvalidCertificate(wrong) => certificate(wrong),
+        TlsError::InvalidCertificate(wrong) => {
+            let refused = refused_certificate(wrong, AUTHORITY);
+            cause(refused.text, refused.remedy)
+        }
         TlsError::AlertReceived(alert) => refused(*alert),
         TlsError::InvalidMessage(_) => cause(
             "what answers does not speak TLS",
@@ -20,55 +24,11 @@ pub(super) fn tls_cause_of(error: &(dyn Error + 'static)) -> Option<Cause> {
     })
 }
 
+const AUTHORITY: &str = "give that authority's certificate with --gate-ca FILE";
+
 fn cause(text: impl Into<String>, remedy: &'static str) -> Cause {
     Cause { text: text.into(), remedy: Some(remedy) }
 }
-
-/// The words for a certificate of the server that was rejected.
-fn certificate(wrong: &CertificateError) -> Cause {
-    use CertificateError as E;
-    match wrong {
-        E::Expired => cause("the server's certificate has expired", RENEW),
-        E::ExpiredContext { time, not_after } => {
-            let days = time.as_secs().saturating_sub(not_after.as_secs()) / 86_400;
-            let ago = if days > 1 { format!(", {days} days ago") } else { String::new() };
-            cause(format!("the server's certificate has expired{ago}"), RENEW)
-        }
-        E::NotValidYet | E::NotValidYetContext { .. } => {
-            cause("the server's certificate is not valid yet", "check this host's clock")
-        }
-        E::UnknownIssuer => cause(
-            "the server's certificate is of an unknown authority",
-            "give that authority's certificate with --gate-ca FILE",
-        ),
-        E::NotValidForName => cause("the server's certificate is for another name", RENAME),
-        E::NotValidForNameContext { expected, presented } => {
-            let names = match &presented[..] {
-                [] => "no name".to_owned(),
-                names => names.join(", "),
-            };
-            let expected = expected.to_str();
-            cause(format!("the server's certificate is for {names} and not for {expected}"), RENAME)
-        }
-        E::InvalidPurpose | E::InvalidPurposeContext { .. } => cause(
-            "the server's certificate is not one for servers (extended key usage)",
-            "issue one with serverAuth",
-        ),
-        E::Revoked => cause("the server's certificate is revoked", "issue another one"),
-        // By its name, since the crate that has it is not ours to name.
-        E::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => cause(
-            "the server's certificate is one of an authority (CA:TRUE)",
-            "issue one for the server, with CA:FALSE",
-        ),
-        other => cause(
-            format!("the server's certificate is refused: {other}"),
-            "see it with 'openssl s_client -connect HOST:PORT'",
-        ),
-    }
-}
-
-const RENEW: &str = "renew it on the server, or check this host's clock";
-const RENAME: &str = "name the server as its certificate does, or issue one for this name";
 
 /// The words for an alert of the server, which may have rejected our certificate.
 fn refused(alert: AlertDescription) -> Cause {
@@ -109,6 +69,7 @@ mod tests {
     use std::io;
     use std::time::Duration;
 
+    use tokio_rustls::rustls::CertificateError;
     use tokio_rustls::rustls::pki_types::{ServerName, UnixTime};
 
     use super::super::cause::cause_of;
