@@ -19,7 +19,9 @@ use super::tokens::{parse_tokens, read_tokens};
 use crate::addr::ServiceName;
 use crate::duration;
 use crate::files::read::read as read_file;
-use crate::knockd::tokens::{DEFAULT_MAX_TTL, Token, TokenHash, Tokens, is_name, name_of, who};
+use crate::knockd::tokens::{
+    DEFAULT_MAX_TTL, Token, TokenHash, Tokens, is_name, name_of, revoked_line, who,
+};
 use crate::random::random;
 use crate::run::Failure;
 use crate::sys::keyfile::{Access, is_stdin};
@@ -45,14 +47,13 @@ Examples:
     printf %s \"$KEY\" | knockpipe knockd token new admin --tokens tokens --from -";
 
 const REVOKE_EXAMPLES: &str = "\
-Takes the line out of the file, and ends the grants that the token made: their connections end as
-the gate says. A running knockd knows the token until it is reloaded (SIGHUP). Revoke it once more
-after that, which ends what its holder was granted in between.
+Marks the token in the file as revoked. A running knockd knows it until it is reloaded (SIGHUP),
+which also ends what the token granted; so does the next start. With --gate the grants end at once:
+their connections end as the gate says.
 
 Example:
   knockpipe knockd token revoke phone --tokens tokens --gate redis://127.0.0.1
-  systemctl reload knockpipe
-  knockpipe knockd token revoke phone --tokens tokens --gate redis://127.0.0.1";
+  systemctl reload knockpipe";
 
 /// `knockpipe knockd token`.
 #[derive(Debug, Args)]
@@ -68,7 +69,7 @@ enum TokenCommand {
     New(NewArgs),
     /// List the tokens of the file and what they may do
     List(ListArgs),
-    /// Take a token out of the file, and end its grants
+    /// Revoke a token in the file, and end its grants
     #[command(after_help = REVOKE_EXAMPLES)]
     Revoke(Box<RevokeArgs>),
 }
@@ -137,10 +138,6 @@ struct RevokeArgs {
 
     #[command(flatten)]
     file: FileArgs,
-
-    /// Leave its grants until they end by themselves; no gate needs to be named then
-    #[arg(long)]
-    keep_grants: bool,
 
     #[command(flatten)]
     store: SourceArgs,
@@ -225,7 +222,7 @@ fn made() -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(token)
 }
 
-/// Reads a token that exists already: the first line.
+/// Reads a token that exists already: the only line.
 fn taken_over(from: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let usage = |error: anyhow::Error| Failure::Usage(error);
     let bytes = if is_stdin(from) {
@@ -238,7 +235,13 @@ fn taken_over(from: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
             usage(anyhow!("cannot read --from {}: {error}; check its path", from.display()))
         })?
     };
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let line = lines.next().unwrap_or_default();
+    if lines.any(|line| !line.is_empty()) {
+        return Err(usage(anyhow!(
+            "--from has several lines, and one of them is to be the token; leave that one line there"
+        )));
+    }
     let text = String::from_utf8_lossy(line);
     if line.is_empty() || line.len() > LONGEST_TOKEN {
         return Err(usage(anyhow!("--from has no token in its first line; write the token there")));
@@ -281,27 +284,33 @@ fn list(args: &ListArgs) -> Result<Done, Failure> {
 }
 
 fn revoke(args: &RevokeArgs) -> Result<Done, Failure> {
-    let RevokeArgs { name, file, keep_grants, store } = args;
+    let RevokeArgs { name, file, store } = args;
     let path = &file.tokens;
     let tokens = read_tokens(path, Access::default())?;
     let is_listed = tokens.named(name).is_some();
     if !is_listed {
         notice(&format!("there is no token {} in {}", name.escape_debug(), path.display()));
     }
-    if !is_name(name) || (!is_listed && *keep_grants) {
+    if !is_name(name) {
         return Ok(Done::Unchanged);
     }
     // First, so that a store that cannot be named leaves the token where it is.
-    let source = if *keep_grants { None } else { Some(store.find()?) };
+    let source = store.find_any()?;
     if is_listed {
-        let is_kept = |line: &str| name_of(line) != Some(name.as_str());
-        tokens_file::retain(path, is_kept)?;
+        tokens_file::rewrite(path, |line| match name_of(line) == Some(name.as_str()) {
+            true => revoked_line(name) + "\n",
+            false => line.to_owned(),
+        })?;
     }
     // Also of one that is not listed any more: it may have knocked until the service was reloaded.
     let ended = source.map(|source| grants_of::end(source, &who(name))).transpose()?;
     let told = match (is_listed, ended) {
-        (true, Some(ended)) => format!("token {name} revoked, and {ended} of its grants ended\n"),
-        (true, None) => format!("token {name} revoked\n"),
+        (true, Some(ended)) => format!(
+            "token {name} revoked, and {ended} of its grants ended; reload knockd (SIGHUP), which knows the token until then\n"
+        ),
+        (true, None) => format!(
+            "token {name} revoked; reload knockd (SIGHUP), which knows the token until then, and ends its grants then; with --gate they end at once\n"
+        ),
         (false, Some(0) | None) => return Ok(Done::Unchanged),
         (false, Some(ended)) => format!("{ended} grants of token {name} ended\n"),
     };

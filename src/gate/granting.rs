@@ -20,13 +20,14 @@ use super::knocks::Knocks;
 use super::live::lock;
 use super::member::{Item, Member};
 use super::memory_store::MemoryStore;
+use super::owners::Terms;
 use super::snapshot::Counts;
 use super::store::{AllowEntry, Edit, EditResult, Grant, StoreError};
 use crate::keys::KeyId;
 use crate::unix_time::{Expiry, UnixMillis};
 
-/// Longest time of one change.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time of one change, and of a listing that somebody waits for.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Interval at which the end of an entry is waited for.
 const LOOK: Duration = Duration::from_millis(5);
@@ -85,24 +86,13 @@ impl Gate {
         }
     }
 
-    /// Makes a grant; what the same `who` or others granted for longer stays as it is.
+    /// Makes a grant on these terms.
     ///
     /// # Errors
     /// [`ChangeError`]
-    pub async fn grant(&self, grant: NewGrant) -> Result<EditResult, ChangeError> {
+    pub async fn grant(&self, grant: NewGrant, terms: Terms) -> Result<EditResult, ChangeError> {
         let NewGrant { member, lasting, note } = grant;
-        let edit = Edit::Grant { member, lasting, note };
-        in_time(self.shared().store.edit(edit)).await
-    }
-
-    /// Makes a grant, also for a shorter time than the present one of the same `who`; what others
-    /// granted stays.
-    ///
-    /// # Errors
-    /// [`ChangeError`]
-    pub async fn grant_anew(&self, grant: NewGrant) -> Result<EditResult, ChangeError> {
-        let NewGrant { member, lasting, note } = grant;
-        let edit = Edit::GrantAnew { member, lasting, note };
+        let edit = Edit::Grant { member, lasting, note, terms };
         in_time(self.shared().store.edit(edit)).await
     }
 
@@ -115,13 +105,15 @@ impl Gate {
         in_time(self.shared().store.edit(edit)).await
     }
 
-    /// Lists those entries of the store that `keep` chooses, `most` of them at most.
+    /// Lists those entries of the store that `keep` chooses, `most` of them at most, within
+    /// `patience`.
     ///
     /// # Errors
     /// [`ChangeError`]
     pub async fn grants(
         &self,
         most: usize,
+        patience: Duration,
         keep: impl Fn(&Grant) -> bool,
     ) -> Result<Vec<Grant>, ChangeError> {
         let shared = self.shared();
@@ -137,7 +129,7 @@ impl Gate {
             }
         };
         let listing = async { tokio::join!(shared.store.list_grants(to), taking).0 };
-        match in_time(listing).await {
+        match within(patience, listing).await {
             Ok(_) | Err(ChangeError::Store(StoreError::CutOff)) => Ok(kept),
             Err(error) => Err(error),
         }
@@ -249,7 +241,14 @@ impl Gate {
 }
 
 async fn in_time<T>(change: impl Future<Output = Result<T, StoreError>>) -> Result<T, ChangeError> {
-    match timeout(PATIENCE, change).await {
+    within(PATIENCE, change).await
+}
+
+async fn within<T>(
+    patience: Duration,
+    change: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, ChangeError> {
+    match timeout(patience, change).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(ChangeError::Silent),
     }

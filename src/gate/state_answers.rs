@@ -46,7 +46,6 @@ pub(super) fn receipt(server: &str, edit: &Edit, records: &[Record]) -> EditResu
         Edit::Allow { .. }
         | Edit::Grant { .. }
         | Edit::Renew { .. }
-        | Edit::GrantAnew { .. }
         | Edit::Remove(_)
         | Edit::TakeBack { .. } => KEY,
         Edit::Ban(..) | Edit::Unban(_) => BANS,

@@ -39,7 +39,7 @@ pub(super) fn decide(
     let (member, most) = match knock.address {
         None if options.source == SourcePolicy::Refuse => return Err(KnockResult::Source),
         None => (Member::from(source.to_canonical()), options.ttl),
-        Some(net) if is_too_wide(options, net) || is_of_nobody(net) => {
+        Some(net) if is_too_wide(options, net) || is_of_nobody(net.into(), source) => {
             return Err(KnockResult::Network);
         }
         Some(net) => (Member::from(net), options.max_ttl),
@@ -59,13 +59,9 @@ fn is_too_wide(options: &ReceiverOptions, net: IpNet) -> bool {
     net.prefix_len() < narrowest
 }
 
-/// Returns true for a network without an address that a client can have.
-fn is_of_nobody(net: IpNet) -> bool {
-    let ip = net.addr();
-    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    ip.is_multicast()
-        || is_broadcast
-        || (ip.is_unspecified() && net.prefix_len() == net.max_prefix_len())
+/// Returns true for what is no address of the sender, nor of another client.
+fn is_of_nobody(member: Member, source: IpAddr) -> bool {
+    member.is_of_nobody() || (member.is_loopback() && !source.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

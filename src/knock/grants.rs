@@ -12,6 +12,7 @@ use super::receiver::{KnockReceiver, Sender};
 use super::renewal::Renewals;
 use crate::gate::granting::{ChangeError, NewGrant};
 use crate::gate::knocks::Granting;
+use crate::gate::owners::Terms;
 use crate::gate::store::EditResult;
 use crate::observe::KnockResult;
 use crate::proto::replay::MEMORY_MS;
@@ -58,7 +59,7 @@ impl KnockReceiver {
         let changed = if gate.has_for_ever(grant.member) {
             Ok(false)
         } else {
-            gate.grant(grant.clone()).await.map(|done| done.changed)
+            gate.grant(grant.clone(), Terms::Later).await.map(|done| done.changed)
         };
         // What follows does not wait for the store, so that it keeps no other knock waiting.
         drop(permit);

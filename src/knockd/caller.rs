@@ -76,7 +76,7 @@ impl Refused {
             | Refusal::LongTtl => HttpKnockResult::Malformed,
             Refusal::Remote | Refusal::List => HttpKnockResult::Permission,
             Refusal::Gate => HttpKnockResult::Gate,
-            Refusal::Wide => HttpKnockResult::Network,
+            Refusal::Wide | Refusal::Nobody => HttpKnockResult::Network,
             Refusal::Full => HttpKnockResult::Full,
             Refusal::PlainSet | Refusal::Store => HttpKnockResult::Store,
         }

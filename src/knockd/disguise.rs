@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::knocks::Knocks;
 use super::options::{Answers, Disguise};
 use crate::addr::ClientAddr;
+use crate::gate::Member;
 use crate::http::{Form, Head};
 
 /// A knock, right or wrong.
@@ -103,9 +104,8 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
 /// Reads one address of a client: no network, and none that no other host has.
 fn address(value: &HeaderValue) -> Option<IpAddr> {
     let ip = value.to_str().ok()?.trim().parse::<IpAddr>().ok()?.to_canonical();
-    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    let is_of_nobody = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_broadcast;
-    (!is_of_nobody).then_some(ip)
+    let member = Member::from(ip);
+    (!member.is_of_nobody() && !member.is_loopback()).then_some(ip)
 }
 
 #[cfg(test)]
@@ -137,6 +137,10 @@ mod tests {
             "255.255.255.255",
             "224.0.0.1",
             "ff02::1",
+            "0.1.2.3",
+            "169.254.1.1",
+            "240.0.0.1",
+            "fe80::1",
             "fe80::1%eth0",
         ] {
             assert_eq!(read(bad.as_bytes()), None, "{bad}");

@@ -4,12 +4,11 @@
 //! token, the body, the decision, the limit of grants, the store. Knows no HTTP but the headers
 //! that name the client and the token.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hyper::HeaderMap;
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard as TurnGuard};
+use tokio::sync::OwnedMutexGuard as TurnGuard;
 use tokio::time::Instant as Deadline;
 use tracing::{debug, info, warn};
 
@@ -18,9 +17,11 @@ use super::caller::{Caller, Refused, Sender};
 use super::limits::Limits;
 use super::options::KnockRules;
 use super::policy::{Asked, Decided, Knocking, Refusal};
+use super::progress::{Making, Progress, lock};
 use super::tokens::Token;
 use crate::addr::ClientAddr;
-use crate::gate::granting::{ChangeError, NewGrant};
+use crate::gate::granting::{ChangeError, NewGrant, PATIENCE};
+use crate::gate::owners::Terms;
 use crate::gate::store::{Grant, StoreError};
 use crate::gate::{Gate, GrantNote, Member, Peer, UnixMillis};
 use crate::http::client_address::ClientRules;
@@ -46,18 +47,8 @@ pub(super) struct Knocks {
     pub(super) gate: Gate,
     client_rules: ClientRules,
     meters: Arc<Meters>,
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
     refused: RefusedKnocks<HttpKnockResult>,
-}
-
-/// State that goes on in the service that replaces this one.
-#[derive(Default)]
-struct Progress {
-    limits: Mutex<Limits>,
-    /// Grants that are being made, and how many at once of each member.
-    making: Mutex<HashMap<Member, usize>>,
-    /// For each token of one address, where a new grant takes the previous one back: one at a time.
-    turns: Mutex<HashMap<String, Arc<Turn<()>>>>,
 }
 
 /// Objects of the service that knocks are taken for.
@@ -69,12 +60,6 @@ pub(super) struct KnockParts {
     pub(super) meters: Arc<Meters>,
 }
 
-/// A grant that is being made, until this is dropped.
-struct Making<'a> {
-    progress: &'a Progress,
-    member: Member,
-}
-
 impl Knocks {
     /// Creates the knocks at a gate. What a service that it replaces has counted goes on, or else a
     /// reload would end every lock; and so do its grants under way.
@@ -82,6 +67,7 @@ impl Knocks {
         let KnockParts { name, clients, gate, meters } = parts;
         let progress = before.map_or_else(Arc::default, |before| Arc::clone(&before.progress));
         lock(&progress.limits).set_rates(rules.failures, rules.successes);
+        progress.take_tokens(&rules.tokens);
         let has_turns = |name: &str| rules.tokens.named(name).is_some_and(|it| it.one_address);
         lock(&progress.turns).retain(|name, _| has_turns(name));
         Self {
@@ -150,6 +136,7 @@ impl Knocks {
             return Err(self.fail(&sender, Refusal::NoClient));
         };
         let token = presented.and_then(|presented| self.rules.tokens.find(presented));
+        let token = token.filter(|token| !self.is_revoked(token));
         let token = token.ok_or_else(|| self.fail(&sender, Refusal::Token))?;
         Ok(Caller { token, peer, client })
     }
@@ -172,10 +159,10 @@ impl Knocks {
         let Caller { token, client, .. } = *caller;
         let knocking = Knocking { token, client, gates: &self.rules.gates, now };
         let decided = Asked::read(body).and_then(|asked| asked.decide(&knocking));
-        let Decided { grant, entry } =
+        let Decided { grant, terms, entry } =
             decided.map_err(|refusal| self.refuse_caller(caller, refusal))?;
         let lasting = grant.lasting;
-        self.make(caller, grant).await?;
+        self.make(caller, grant, terms).await?;
         Ok(KnockReply {
             whitelisted_entry: entry,
             expires_at: now.as_secs().saturating_add(lasting.as_secs()),
@@ -194,13 +181,19 @@ impl Knocks {
         label: Option<&str>,
     ) -> Result<(), Refused> {
         let note = GrantNote::new(&caller.token.who(), label, clock::now());
-        self.make(caller, NewGrant { member, lasting: caller.token.max_ttl, note }).await
+        let grant = NewGrant { member, lasting: caller.token.max_ttl, note };
+        self.make(caller, grant, Terms::Anew).await
     }
 
     /// Makes a grant, which counts for the source if it was made.
-    async fn make(&self, caller: &Caller<'_>, grant: NewGrant) -> Result<(), Refused> {
+    async fn make(
+        &self,
+        caller: &Caller<'_>,
+        grant: NewGrant,
+        terms: Terms,
+    ) -> Result<(), Refused> {
         self.take_success(caller)?;
-        let made = self.grant(caller, grant).await;
+        let made = self.grant(caller, grant, terms).await;
         if made.is_err() {
             self.limits().successes.take_back(caller.sender().source());
         }
@@ -267,7 +260,7 @@ impl Knocks {
         if !caller.token.sees_grants {
             return Err(self.refuse_caller(caller, Refusal::List));
         }
-        let listed = self.gate.grants(MOST_LISTED + 1, |_| true).await;
+        let listed = self.gate.grants(MOST_LISTED + 1, PATIENCE, |_| true).await;
         let mut grants = listed.map_err(|error| self.store_failed(caller, &error))?;
         grants.sort_unstable_by_key(|grant| grant.member);
         let more = grants.len() > MOST_LISTED;
@@ -290,7 +283,12 @@ impl Knocks {
     }
 
     /// Writes a grant, and waits until the gate knows it.
-    async fn grant(&self, caller: &Caller<'_>, grant: NewGrant) -> Result<(), Refused> {
+    async fn grant(
+        &self,
+        caller: &Caller<'_>,
+        grant: NewGrant,
+        terms: Terms,
+    ) -> Result<(), Refused> {
         let member = grant.member;
         let _turn = self.turn(caller.token).await;
         let _making = self.begin_making(member).map_err(|full| {
@@ -301,7 +299,16 @@ impl Knocks {
         // Has connections of the address wait.
         let _granting = self.gate.knocks().granting(member);
         let is_open = self.gate.has(member);
-        self.gate.grant_anew(grant.clone()).await.map_err(failed)?;
+        let revoked = || self.refuse_caller(caller, Refusal::Token);
+        if self.is_revoked(caller.token) {
+            return Err(revoked());
+        }
+        self.gate.grant(grant.clone(), terms).await.map_err(failed)?;
+        if self.is_revoked(caller.token) {
+            // A reload in between may have looked for its grants before this one was there.
+            self.gate.take_back(member, &caller.token.who()).await.map_err(failed)?;
+            return Err(revoked());
+        }
         self.meters.http_knocks.count(HttpKnockResult::Granted);
         self.log(caller, &grant, is_open);
         for member in earlier {
@@ -329,7 +336,7 @@ impl Knocks {
         }
         let who = token.who();
         let is_of = |grant: &Grant| grant.member != new && grant.is_by(&who);
-        let earlier = self.gate.grants(MOST_EARLIER, is_of).await?;
+        let earlier = self.gate.grants(MOST_EARLIER, PATIENCE, is_of).await?;
         Ok(earlier.into_iter().map(|grant| grant.member).collect())
     }
 
@@ -408,29 +415,13 @@ impl Knocks {
         refused
     }
 
-    fn name(&self) -> Option<&str> {
+    pub(super) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
     fn limits(&self) -> MutexGuard<'_, Limits> {
         lock(&self.progress.limits)
     }
-}
-
-impl Drop for Making<'_> {
-    fn drop(&mut self) {
-        let mut making = lock(&self.progress.making);
-        if let Some(count) = making.get_mut(&self.member) {
-            *count -= 1;
-            if *count == 0 {
-                making.remove(&self.member);
-            }
-        }
-    }
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn reply(grant: Grant) -> GrantReply {

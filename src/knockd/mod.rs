@@ -12,6 +12,8 @@
 //!   site      the same on the site of a gate
 //!   api       bodies of questions and answers
 //!   knocks    from a request to the store and back
+//!   progress  what goes on in the service that replaces this one
+//!   revoked   the end of what revoked tokens granted
 //!   caller    one who knocks, and a refusal
 //!   policy    body, token and client -> a grant, or the refusal
 //!   tokens    who may knock, and what for
@@ -36,6 +38,8 @@ mod page;
 mod paths;
 mod plain;
 mod policy;
+mod progress;
+mod revoked;
 mod routes;
 mod service;
 mod site;

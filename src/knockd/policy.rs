@@ -4,16 +4,20 @@
 //! table. Texts, statuses and the order of the checks are Knocker's: the shape of the body, the
 //! permission, the width of the network, the duration.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::api::{MOST_ADDRESS, MOST_LABEL, MOST_TTL_S};
 use super::tokens::Token;
 use crate::addr::ServiceName;
 use crate::gate::granting::NewGrant;
+use crate::gate::owners::Terms;
 use crate::gate::{GrantNote, Member, UnixMillis};
 
 /// Most bytes of a body.
@@ -46,6 +50,8 @@ pub(super) struct Named {
 pub(super) struct Decided {
     /// The grant.
     pub(super) grant: NewGrant,
+    /// What it does to the present grants of the address.
+    pub(super) terms: Terms,
     /// Its address in the answer.
     pub(super) entry: String,
 }
@@ -60,6 +66,11 @@ pub(super) struct Knocking<'a> {
     pub(super) gates: &'a [ServiceName],
     pub(super) now: UnixMillis,
 }
+
+/// Members of a JSON object, none of them twice.
+struct Members(Map<String, Value>);
+
+struct MembersVisitor;
 
 /// Reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +123,9 @@ pub enum Refusal {
     /// The network is too wide.
     #[error("CIDR range too broad. Maximum 65536 addresses allowed.")]
     Wide,
+    /// The address or network is of no client.
+    #[error("No client has that address or network.")]
+    Nobody,
     /// The duration is longer than any may be.
     #[error("TTL too large. Maximum allowed is 315360000 seconds (10 years).")]
     LongTtl,
@@ -172,10 +186,22 @@ impl Asked {
         }
         check_gate(token, self.gate.as_ref(), gates)?;
         let own = client.to_canonical();
+        // As with Knocker: who may name addresses and names its own says until when that is in.
+        let names_own = self.address.as_ref().is_some_and(|named| named.member == own.into());
+        let terms = if names_own { Terms::ForTokens } else { Terms::Anew };
+        if self.address.is_none() && !may_be_client(own) {
+            return Err(Refusal::NoClient);
+        }
         let Named { member, text } =
             self.address.unwrap_or_else(|| Named { member: own.into(), text: own.to_string() });
         if member.needs_force() {
             return Err(Refusal::Wide);
+        }
+        // This host may be let in by itself.
+        if member != own.into()
+            && (member.is_of_nobody() || (member.is_loopback() && !own.is_loopback()))
+        {
+            return Err(Refusal::Nobody);
         }
         let wished = self.ttl_s.unwrap_or(MOST_TTL_S);
         if wished > MOST_TTL_S {
@@ -183,8 +209,18 @@ impl Asked {
         }
         let lasting = Duration::from_secs(wished.min(MOST_TTL_S)).min(token.max_ttl);
         let note = GrantNote::new(&token.who(), self.label.as_deref(), now);
-        Ok(Decided { grant: NewGrant { member, lasting, note }, entry: text })
+        Ok(Decided { grant: NewGrant { member, lasting, note }, terms, entry: text })
     }
+}
+
+/// Returns true for an address that a client may have, also on a link of this host, which a socket
+/// tells without its zone.
+fn may_be_client(ip: IpAddr) -> bool {
+    let is_of_link = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    is_of_link || !Member::from(ip).is_of_nobody()
 }
 
 /// Checks that the token opens a gate that there is.
@@ -204,9 +240,38 @@ fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, Refusal> {
         return Ok(None);
     }
     match serde_json::from_slice(body) {
-        Ok(Value::Object(members)) => Ok(Some(members)),
-        Ok(_) => Err(Refusal::NoObject),
+        Ok(Value::Object(_)) => {}
+        Ok(_) => return Err(Refusal::NoObject),
+        Err(_) => return Err(Refusal::Malformed),
+    }
+    // Once more, for members that are there twice: of these another reader takes the other one.
+    match serde_json::from_slice(body) {
+        Ok(Members(members)) => Ok(Some(members)),
         Err(_) => Err(Refusal::Malformed),
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with members of different names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Members, A::Error> {
+        let mut members = Map::new();
+        while let Some((name, value)) = access.next_entry::<String, Value>()? {
+            if members.insert(name, value).is_some() {
+                return Err(A::Error::custom("a member is there twice"));
+            }
+        }
+        Ok(Members(members))
     }
 }
 

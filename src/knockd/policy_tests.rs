@@ -32,7 +32,7 @@ fn decided_of(token: &Token, body: &str, client: &str) -> String {
     let knocking = Knocking { token, client, gates: &gates, now: NOW };
     let decided = Asked::read(body.as_bytes()).and_then(|asked| asked.decide(&knocking));
     match decided {
-        Ok(Decided { grant: NewGrant { member, lasting, .. }, entry }) => {
+        Ok(Decided { grant: NewGrant { member, lasting, .. }, entry, .. }) => {
             format!("{member} {} {entry}", lasting.as_secs())
         }
         Err(refusal) => refusal.to_string(),
@@ -48,7 +48,6 @@ fn the_client_itself_is_let_in_for_as_long_as_the_token_may() {
         (r#"{"ttl": 60}"#, "2001:db8::7", "2001:db8::7 60 2001:db8::7"),
         (r#"{"ttl": 3601}"#, "203.0.113.7", "203.0.113.7 3600 203.0.113.7"),
         (r#"{"ttl": 315360000}"#, "203.0.113.7", "203.0.113.7 3600 203.0.113.7"),
-        (r#"{"ttl": 5, "ttl": 6}"#, "203.0.113.7", "203.0.113.7 6 203.0.113.7"),
     ] {
         assert_eq!(decided_of(&token(), body, client), expected, "{body}");
     }
@@ -94,6 +93,29 @@ fn a_named_address_needs_the_permission_and_is_kept_canonical() {
 }
 
 #[test]
+fn what_no_client_has_is_let_in_for_nobody() {
+    for nobody in ["0.0.0.0", "0.0.0.0/16", "224.0.0.1", "255.255.255.255", "169.254.0.0/16"]
+        .into_iter()
+        .chain(["::", "::/64", "ff02::1", "fe80::1", "127.0.0.1", "127.0.0.0/24", "::1"])
+    {
+        let body = format!(r#"{{"ip_address": "{nobody}"}}"#);
+        assert_eq!(decided(&admin(), &body), Refusal::Nobody.to_string(), "{nobody}");
+        assert_eq!(decided(&token(), &body), Refusal::Remote.to_string(), "{nobody}");
+    }
+    // On this host its own addresses are those of a client.
+    for own in ["127.0.0.1", "127.9.9.9", "::1"] {
+        assert_eq!(decided_of(&token(), "{}", own), format!("{own} 3600 {own}"));
+        let body = format!(r#"{{"ip_address": "{own}"}}"#);
+        assert_eq!(decided_of(&admin(), &body, "::1"), format!("{own} 3600 {own}"));
+    }
+    assert_eq!(decided_of(&token(), "{}", "fe80::1"), "fe80::1 3600 fe80::1");
+    // As a proxy may say.
+    for none in ["0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "ff02::1", "::ffff:0.0.0.0"] {
+        assert_eq!(decided_of(&token(), "{}", none), Refusal::NoClient.to_string(), "{none}");
+    }
+}
+
+#[test]
 fn the_shape_goes_before_the_permission_the_width_and_the_duration() {
     let long = format!(r#"{{"ip_address": "{}"}}"#, "1".repeat(101));
     let just = format!(r#"{{"ip_address": "{}"}}"#, "1".repeat(100));
@@ -126,6 +148,14 @@ fn a_body_is_one_json_object_of_known_members() {
         (r#"{"ttl": 60,}"#, Refusal::Malformed),
         (r#"{"ttl": 60}{}"#, Refusal::Malformed),
         (r#"{"ttl": NaN}"#, Refusal::Malformed),
+        (r#"{"ttl": 5, "ttl": 6}"#, Refusal::Malformed),
+        (r#"{"ttl": 5, "t\u0074l": 5}"#, Refusal::Malformed),
+        (r#"{"ip_address": null, "ip_address": "198.51.100.2"}"#, Refusal::Malformed),
+        ("\u{feff}{\"ttl\": 60}", Refusal::Malformed),
+        (r#"{"ttl": 60} x"#, Refusal::Malformed),
+        (r#"{"ttl": 99999999999999999999}"#, Refusal::Ttl),
+        (r#"{"ttl": 060}"#, Refusal::Malformed),
+        (r#"{"label": "\ud800"}"#, Refusal::Malformed),
         ("1e400", Refusal::Malformed),
         (&deep, Refusal::Malformed),
         ("[]", Refusal::NoObject),
@@ -144,6 +174,23 @@ fn a_body_is_one_json_object_of_known_members() {
     assert_eq!(Asked::read_leave(b""), Ok(None));
     let named = Asked::read_leave(br#"{"ip_address": "10.0.0.9/24"}"#).unwrap().unwrap();
     assert_eq!(named.member.to_string(), "10.0.0.0/24");
+}
+
+#[test]
+fn only_who_names_its_own_address_sets_its_end_for_all_tokens() {
+    let gates = ["default".parse().unwrap()];
+    let client = "203.0.113.7".parse().unwrap();
+    let knocking = Knocking { token: &admin(), client, gates: &gates, now: NOW };
+    for (body, terms) in [
+        ("{}", Terms::Anew),
+        (r#"{"ip_address": "203.0.113.7"}"#, Terms::ForTokens),
+        (r#"{"ip_address": "::ffff:203.0.113.7"}"#, Terms::ForTokens),
+        (r#"{"ip_address": "203.0.113.8"}"#, Terms::Anew),
+        (r#"{"ip_address": "203.0.113.0/24"}"#, Terms::Anew),
+    ] {
+        let asked = Asked::read(body.as_bytes()).unwrap();
+        assert_eq!(asked.decide(&knocking).unwrap().terms, terms, "{body}");
+    }
 }
 
 #[test]

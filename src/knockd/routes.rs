@@ -289,6 +289,7 @@ fn status(refusal: Refusal) -> StatusCode {
         | Refusal::Address
         | Refusal::Data
         | Refusal::Wide
+        | Refusal::Nobody
         | Refusal::LongTtl => StatusCode::BAD_REQUEST,
         Refusal::Token => StatusCode::UNAUTHORIZED,
         Refusal::Remote | Refusal::Gate | Refusal::List => StatusCode::FORBIDDEN,

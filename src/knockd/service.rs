@@ -91,13 +91,10 @@ impl Application for Knockd {
                 knocks.tick();
             }
         };
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = ticks => {}
-            }
-        });
+        let knocks = Arc::clone(&self.knocks);
+        let ending = async move { knocks.end_gone().await };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(ticks));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(ending));
     }
 
     fn flush_log(&self) {

@@ -24,6 +24,9 @@ const MOST_NAME: usize = MOST_WHO - TOKEN.len();
 /// The beginning of the hash in a line.
 const HASH: &str = "sha256:";
 
+/// The word in the place of the hash of a token that was revoked.
+const REVOKED: &str = "revoked";
+
 /// Permission to let in another address than the client's own.
 const ANY_ADDRESS: &str = "any-address";
 /// Rule that a new grant takes the previous one back.
@@ -56,7 +59,11 @@ pub struct Token {
 
 /// All tokens of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tokens(Vec<Token>);
+pub struct Tokens {
+    known: Vec<Token>,
+    /// Names of tokens that were revoked, of which grants may be left.
+    revoked: Vec<String>,
+}
 
 /// Reason why a text is no list of tokens. Repeats no hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -207,21 +214,27 @@ impl Tokens {
             if is_comment(line) {
                 continue;
             }
+            if let Some(name) = revoked_name(line) {
+                tokens.revoked.push(name.to_owned());
+                continue;
+            }
             let token = Token::parse(line, number)?;
             if tokens.named(&token.name).is_some() {
                 return Err(TokensError::Twice(number, token.name));
             }
-            if let Some(same) = tokens.0.iter().find(|other| other.hash == token.hash) {
+            if let Some(same) = tokens.known.iter().find(|other| other.hash == token.hash) {
                 return Err(TokensError::SameToken(number, same.name.clone()));
             }
-            tokens.0.push(token);
+            tokens.known.push(token);
         }
+        let Self { known, revoked } = &mut tokens;
+        revoked.retain(|name| known.iter().all(|token| token.name != *name));
         Ok(tokens)
     }
 
     /// Returns a list of one.
     pub fn single(token: Token) -> Self {
-        Self(vec![token])
+        Self { known: vec![token], revoked: vec![] }
     }
 
     /// Finds the one that `presented` is. All are compared, each in constant time, so that the time
@@ -229,7 +242,7 @@ impl Tokens {
     pub fn find(&self, presented: &[u8]) -> Option<&Token> {
         let hash = TokenHash::of(presented);
         let mut found = None;
-        for token in &self.0 {
+        for token in &self.known {
             if bool::from(token.hash.0.ct_eq(&hash.0)) {
                 found = Some(token);
             }
@@ -239,12 +252,22 @@ impl Tokens {
 
     /// Returns the one of this name.
     pub fn named(&self, name: &str) -> Option<&Token> {
-        self.0.iter().find(|token| token.name == name)
+        self.known.iter().find(|token| token.name == name)
     }
 
     /// Returns all of them in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Token> {
-        self.0.iter()
+        self.known.iter()
+    }
+
+    /// Returns true if it has this token by this name, whatever it may do.
+    pub fn has(&self, token: &Token) -> bool {
+        self.named(&token.name).is_some_and(|same| same.hash == token.hash)
+    }
+
+    /// Returns the names of tokens that were revoked.
+    pub fn revoked(&self) -> &[String] {
+        &self.revoked
     }
 }
 
@@ -257,6 +280,17 @@ pub fn who(name: &str) -> String {
 pub fn is_name(name: &str) -> bool {
     (1..=MOST_NAME).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// Returns the line that stands for a token once it is revoked.
+pub fn revoked_line(name: &str) -> String {
+    format!("{name} {REVOKED}")
+}
+
+fn revoked_name(line: &str) -> Option<&str> {
+    let mut words = line.split_ascii_whitespace();
+    let name = words.next().filter(|name| is_name(name))?;
+    (words.next() == Some(REVOKED) && words.next().is_none()).then_some(name)
 }
 
 /// Returns true if a line of the file is about no token.
@@ -336,6 +370,7 @@ mod tests {
             (format!("phone sha256:{hash} any-address=no"), "line 1: \"any-address=no\""),
             (format!("phone sha256:{hash} max-ttl=30"), "line 1: \"30\" has no unit"),
             (format!("phone sha256:{hash} gates="), "line 1: \"\" is not a service name"),
+            (format!("phone revoked {hash}"), "line 1: no sha256:"),
             (line("a", "1", "") + &line("a", "2", ""), "line 2: the name a is taken"),
             (line("a", "1", "") + &line("b", "1", ""), "line 2: its token is that of a"),
         ] {
@@ -343,6 +378,19 @@ mod tests {
             assert!(error.starts_with(what) && error.contains(';'), "{error}");
             assert!(!error.contains(&hash[1..]), "{error}");
         }
+    }
+
+    #[test]
+    fn a_revoked_token_is_known_by_its_name_alone() {
+        let text = "phone revoked\n".to_owned() + &line("office", "o", "") + "office revoked\n";
+        let tokens = Tokens::parse(&text).unwrap();
+        assert_eq!(tokens.revoked(), ["phone"], "one of the name is there again");
+        assert_eq!(tokens.iter().count(), 1);
+        assert!(tokens.named("phone").is_none() && tokens.find(b"").is_none());
+        assert_eq!(revoked_line("phone"), "phone revoked");
+        let other = Tokens::parse(&line("office", "other", "")).unwrap();
+        let office = tokens.named("office").unwrap();
+        assert!(tokens.has(office) && !other.has(office));
     }
 
     #[test]

@@ -69,17 +69,17 @@ pub fn append<E: From<TokensFileError>>(
     Ok(written.map_err(failed)?)
 }
 
-/// Writes the file anew with the lines that `keep` chooses. A process that reads it has the old
+/// Writes the file anew, with what `edit` makes of each line. A process that reads it has the old
 /// content or the new one.
 ///
 /// # Errors
 /// [`TokensFileError`]
-pub fn retain(path: &Path, keep: impl Fn(&str) -> bool) -> Result<(), TokensFileError> {
+pub fn rewrite(path: &Path, edit: impl Fn(&str) -> String) -> Result<(), TokensFileError> {
     let failed = |error| TokensFileError::Unwritable(Name(path.to_owned()), error);
     let place = Place::find(path).map_err(failed)?;
     let (old, content) = opened(&place, path, OFlag::O_RDONLY).map_err(failed)?;
-    let kept: String = content.split_inclusive('\n').filter(|line| keep(line)).collect();
-    replace(&place, &old, &kept).map_err(failed)
+    let edited: String = content.split_inclusive('\n').map(edit).collect();
+    replace(&place, &old, &edited).map_err(failed)
 }
 
 /// Puts a file with this content in the place of `old`, with its owner and mode.
@@ -133,6 +133,11 @@ mod tests {
         append(path, |_| Ok::<_, TokensFileError>(line.to_owned())).unwrap();
     }
 
+    fn without(path: &Path, taken: &str) {
+        let edit = |line: &str| if line == taken { String::new() } else { line.to_owned() };
+        rewrite(path, edit).unwrap();
+    }
+
     /// Each waits for the lock of a file that the one before replaces.
     #[test]
     fn changes_at_once_lose_none_and_bring_none_back() {
@@ -142,7 +147,7 @@ mod tests {
         std::thread::scope(|scope| {
             for number in 0..40 {
                 let path = &path;
-                scope.spawn(move || retain(path, |line| line != format!("old{number}\n")));
+                scope.spawn(move || without(path, &format!("old{number}\n")));
                 scope.spawn(move || add(path, &format!("new{number}")));
             }
         });
@@ -166,7 +171,7 @@ mod tests {
         add(&path, "three");
         assert_eq!(read(&path, PRIVATE).unwrap(), "one\ntwo\nthree\n");
         fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
-        retain(&path, |line| !line.starts_with("two")).unwrap();
+        without(&path, "two\n");
         assert_eq!(read(&path, PRIVATE).unwrap(), "one\nthree\n");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o400);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knockpipe::gate::any_store::AnyStore;
+use knockpipe::gate::owners::Terms;
 use knockpipe::gate::store::{Edit, Grant, Listed};
 use knockpipe::gate::{Expiry, GrantNote, Member, UnixMillis};
 use tokio::sync::mpsc;
@@ -45,7 +46,7 @@ pub(crate) fn renew(text: &str, lasting: Duration) -> Edit {
 }
 
 pub(crate) fn grant(text: &str, lasting: Duration, note: &GrantNote) -> Edit {
-    Edit::Grant { member: member(text), lasting, note: note.clone() }
+    Edit::Grant { member: member(text), lasting, note: note.clone(), terms: Terms::Later }
 }
 
 /// Lists all entries with their notes, and the end of the listing.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knockpipe::gate::any_store::AnyStore;
+use knockpipe::gate::owners::Terms;
 use knockpipe::gate::store::{Edit, Grant};
 use knockpipe::gate::{Expiry, GrantNote, UnixMillis};
 
@@ -24,7 +25,7 @@ pub(crate) async fn check(backing: &impl Backing) {
 }
 
 fn anew(text: &str, lasting: Duration, note: &GrantNote) -> Edit {
-    Edit::GrantAnew { member: member(text), lasting, note: note.clone() }
+    Edit::Grant { member: member(text), lasting, note: note.clone(), terms: Terms::Anew }
 }
 
 fn take_back(text: &str, who: &str) -> Edit {

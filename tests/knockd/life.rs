@@ -204,6 +204,24 @@ fn a_token_opens_its_gates_and_no_others() {
 }
 
 #[test]
+fn nobody_is_let_in_by_what_two_readers_take_differently_or_no_client_has() {
+    let service = service();
+    for body in [
+        r#"{"ttl": 60, "ttl": 600}"#,
+        r#"{"ip_address": "198.51.100.1", "ip_address": "198.51.100.2"}"#,
+        r#"{"ip_address": "0.0.0.0"}"#,
+        r#"{"ip_address": "::/64"}"#,
+        r#"{"ip_address": "fe80::1"}"#,
+        r#"{"ip_address": "239.1.2.3"}"#,
+        "\u{feff}{}",
+    ] {
+        let refused = knock(&service, "127.2.11.1", ADMIN, body);
+        assert_eq!(refused.status, 400, "{body}: {}", refused.text());
+    }
+    assert_eq!(listed(&service), []);
+}
+
+#[test]
 fn a_plain_set_refuses_a_knock_with_the_remedy() {
     let redis = Redis::start();
     redis.ask("SADD ip-allowed 203.0.113.1");

@@ -11,6 +11,8 @@ mod life;
 mod openapi;
 mod owners;
 mod reload;
+mod revoked;
+mod secrecy;
 mod service;
 mod signed;
 mod token_commands;

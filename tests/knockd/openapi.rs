@@ -8,14 +8,30 @@ use testkit::program::require;
 
 const TOKEN: &str = "a-token-of-the-tests-for-schemathesis";
 
-/// To JSON Schema 60.0 is an integer, to this API, as to Knocker's, it is none: there is no schema
-/// that says so.
+/// To JSON Schema 60.0 is an integer, to this API, as to Knocker's, it is none, and some addresses are
+/// of no client: there is no schema that says so.
 const HOOKS: &str = "\
+import ipaddress
 import schemathesis
+
+def is_of_nobody(text):
+    try:
+        net = ipaddress.ip_network(text, strict=False)
+    except (TypeError, ValueError):
+        return False
+    return (net.is_reserved or net.is_multicast or net.is_link_local or net.is_loopback
+            or net.is_unspecified or int(net.network_address) < 1 << 64 and net.version == 6
+            or net.version == 4 and int(net.network_address) >> 24 in (0, 127))
 
 @schemathesis.hook
 def filter_body(context, body):
     return not (isinstance(body, dict) and isinstance(body.get('ttl'), float))
+
+# Also of cases that no filter sees.
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    if isinstance(case.body, dict) and is_of_nobody(case.body.get('ip_address')):
+        case.body['ip_address'] = '198.51.100.7'
 ";
 
 #[test]

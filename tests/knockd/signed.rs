@@ -31,7 +31,7 @@ fn a_signed_knock_is_granted_without_a_tunnel() {
     // One over HTTP neither shortens it nor takes it out.
     let ask = |method| Ask::new("127.0.0.1", method, "/knock").token(ADMIN);
     assert_eq!(ask("POST").json(r#"{"ttl": 5}"#).send(service.addr()).status, 200);
-    assert_eq!(ask("DELETE").send(service.addr()).json()["removed"], false);
+    assert_eq!(ask("DELETE").send(service.addr()).json()["removed"], true);
     assert_eq!(listed().unwrap()["who"], grant["who"]);
 }
 

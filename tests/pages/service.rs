@@ -125,7 +125,7 @@ impl Knocking {
     pub(super) fn revoke(&self) {
         let tokens = self.dir.path().join("tokens");
         let tokens = tokens.to_str().unwrap();
-        knockpipe(&["knockd", "token", "revoke", "pages", "--tokens", tokens, "--keep-grants"], "");
+        knockpipe(&["knockd", "token", "revoke", "pages", "--tokens", tokens], "");
         knockpipe(&["knockd", "token", "new", "other", "--tokens", tokens], "");
         self.end.program.signal(nix::sys::signal::Signal::SIGHUP);
         self.end.program.wait_line("reloaded", |line| line.message().starts_with("reload"));

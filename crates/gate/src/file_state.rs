@@ -236,12 +236,9 @@ impl State {
                 let Held { end, notes } = Held::new(end, note.clone());
                 only_if(changes, Record::Allow(*member, end, notes))
             }
-            Edit::Grant { member, lasting, note } => {
-                let granting = Granting { note, end: now.saturating_add(*lasting), anew: false };
-                changed(*member, Held::granted(self.held(member, now), &granting, now))
-            }
-            Edit::GrantAnew { member, lasting, note } => {
-                let granting = Granting { note, end: now.saturating_add(*lasting), anew: true };
+            Edit::Grant { member, lasting, note, terms } => {
+                let (end, terms) = (now.saturating_add(*lasting), *terms);
+                let granting = Granting { note, end, terms };
                 changed(*member, Held::granted(self.held(member, now), &granting, now))
             }
             Edit::Renew { member, lasting, who_prefix } => {

@@ -99,6 +99,35 @@ impl Member {
         }
     }
 
+    /// Returns true if no client of another host has an address of it: unspecified, multicast,
+    /// broadcast, reserved or link-local, which says nothing without an interface.
+    pub fn is_of_nobody(&self) -> bool {
+        match IpNet::from(*self) {
+            IpNet::V4(network) => {
+                let (ip, length) = (network.addr(), network.prefix_len());
+                let first = ip.octets()[0];
+                (first == 0 && length >= 8)
+                    || (first >= 224 && length >= 3)
+                    || (ip.is_link_local() && length >= 16)
+            }
+            IpNet::V6(network) => {
+                let (ip, length) = (network.addr(), network.prefix_len());
+                let is_of_old_forms = ip.segments()[..4] == [0; 4] && length >= WIDEST_V6;
+                (is_of_old_forms && !self.is_loopback())
+                    || (ip.is_multicast() && length >= 8)
+                    || (ip.is_unicast_link_local() && length >= 10)
+            }
+        }
+    }
+
+    /// Returns true if it has addresses of this host alone.
+    pub fn is_loopback(&self) -> bool {
+        match IpNet::from(*self) {
+            IpNet::V4(network) => network.addr().is_loopback() && network.prefix_len() >= 8,
+            IpNet::V6(_) => *self == Self::from(Ipv6Addr::LOCALHOST),
+        }
+    }
+
     /// Returns true if both have an address in common.
     pub fn meets(&self, other: &Self) -> bool {
         let (one, other) = (IpNet::from(*self), IpNet::from(*other));
@@ -310,6 +339,57 @@ mod tests {
         }
         for narrow in ["10.0.0.0/16", "2001:db8::/64", "::ffff:0:0/112", "0.0.0.0", "::"] {
             assert!(!member(narrow).needs_force(), "{narrow}");
+        }
+    }
+
+    #[test]
+    fn what_no_client_has_is_of_nobody() {
+        for nobody in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "0.0.0.0/8",
+            "0.0.0.0/16",
+            "169.254.1.1",
+            "169.254.0.0/16",
+            "224.0.0.1",
+            "239.0.0.0/16",
+            "240.0.0.1",
+            "255.255.255.255",
+            "255.255.0.0/16",
+            "::",
+            "::/64",
+            "::/127",
+            "::7f00:1",
+            "fe80::1",
+            "fe80::/64",
+            "febf::1",
+            "ff02::1",
+            "ff02::/64",
+            "::ffff:0.0.0.0",
+            "::ffff:224.0.0.1",
+        ] {
+            assert!(member(nobody).is_of_nobody(), "{nobody}");
+            assert!(!member(nobody).is_loopback(), "{nobody}");
+        }
+        for client in [
+            "1.0.0.1",
+            "10.0.0.0/16",
+            "100.64.0.1",
+            "192.168.1.0/24",
+            "203.0.113.7",
+            "223.255.0.0/16",
+            "2001:db8::7",
+            "2001:db8::/64",
+            "fd00::1",
+            "64:ff9b::cb00:7107",
+            "fec0::1",
+            "127.0.0.1",
+            "::1",
+        ] {
+            assert!(!member(client).is_of_nobody(), "{client}");
+        }
+        for own in ["127.0.0.1", "127.9.9.9", "127.0.0.0/16", "::1", "::ffff:127.0.0.1"] {
+            assert!(member(own).is_loopback(), "{own}");
         }
     }
 

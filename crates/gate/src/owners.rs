@@ -5,7 +5,7 @@
 //! changes nothing of what the others granted. Every kind of store decides by these functions, so
 //! that all agree. Pure: the present entry and a moment in, the next one out.
 
-use crate::grant::{GrantNote, NoteUntil, Text};
+use crate::grant::{GrantNote, NoteUntil, TOKEN, Text};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The most owners of one entry; of more, the one that ends first is forgotten.
@@ -50,8 +50,19 @@ pub struct Granting<'a> {
     pub note: &'a GrantNote,
     /// Its end.
     pub end: UnixMillis,
-    /// It also makes the end of what the same owner granted sooner.
-    pub anew: bool,
+    /// What it does to the present grants.
+    pub terms: Terms,
+}
+
+/// What a grant does to the present ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terms {
+    /// It makes no end sooner.
+    Later,
+    /// It makes the end of what the same owner granted sooner, too.
+    Anew,
+    /// The same, and it takes the place of what other tokens granted.
+    ForTokens,
 }
 
 // === impl Notes ===
@@ -125,7 +136,7 @@ impl Held {
 
     /// Decides about a grant beside the `present` entry.
     pub fn granted(present: Option<&Self>, granting: &Granting<'_>, now: UnixMillis) -> Change {
-        let Granting { note, end, anew } = *granting;
+        let Granting { note, end, terms } = *granting;
         let end = Expiry::At(end);
         if present.is_some_and(|present| present.end == Expiry::Never) {
             return Change::Keep;
@@ -133,8 +144,11 @@ impl Held {
         let mut owners = present.map(|present| present.owners(now)).unwrap_or_default();
         let own = owners.iter().position(|owner| owner.note.who == note.who);
         let own = own.map(|own| owners.remove(own));
-        if !anew && own.as_ref().is_some_and(|own| own.end >= end) {
+        if terms == Terms::Later && own.as_ref().is_some_and(|own| own.end >= end) {
             return Change::Keep;
+        }
+        if terms == Terms::ForTokens {
+            owners.retain(|owner| !owner.note.who.starts_with(TOKEN));
         }
         let note = note.clone().labelled_as(own.as_ref().map(|own| &own.note));
         owners.insert(0, NoteUntil { note, end });
@@ -220,8 +234,8 @@ mod tests {
         }
     }
 
-    fn grant(present: Option<Held>, who: &str, seconds: u64, anew: bool) -> Option<Held> {
-        let granting = Granting { note: &note(who, None), end: at(seconds), anew };
+    fn grant(present: Option<Held>, who: &str, seconds: u64, terms: Terms) -> Option<Held> {
+        let granting = Granting { note: &note(who, None), end: at(seconds), terms };
         let change = Held::granted(present.as_ref(), &granting, NOW);
         after(present, change)
     }
@@ -242,7 +256,7 @@ mod tests {
             ("token:a", 10, "100 token:c token:b:60 token:a:10"),
             ("token:a", 100, "100 token:a token:c:100 token:b:60"),
         ] {
-            held = grant(held, who, seconds, true);
+            held = grant(held, who, seconds, Terms::Anew);
             assert_eq!(shown(held.as_ref()), expected, "{who} for {seconds}");
         }
         for (who, expected) in [
@@ -259,14 +273,14 @@ mod tests {
 
     #[test]
     fn a_key_makes_its_own_end_later_only() {
-        let mut held = grant(None, "key:1", 60, false);
-        held = grant(held, "token:a", 600, true);
+        let mut held = grant(None, "key:1", 60, Terms::Later);
+        held = grant(held, "token:a", 600, Terms::Anew);
         for (seconds, expected) in [
             (30, "600 token:a key:1:60"),
             (90, "600 token:a key:1:90"),
             (700, "700 key:1 token:a:600"),
         ] {
-            held = grant(held, "key:1", seconds, false);
+            held = grant(held, "key:1", seconds, Terms::Later);
             assert_eq!(shown(held.as_ref()), expected, "{seconds}");
         }
         let held = held.unwrap();
@@ -279,33 +293,42 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_for_all_tokens_leaves_those_of_others() {
+        let mut held = grant(None, "token:a", 600, Terms::Anew);
+        held = grant(held, "key:1", 60, Terms::Later);
+        held = grant(held, "operator:anna", 90, Terms::Later);
+        held = grant(held, "token:b", 5, Terms::ForTokens);
+        assert_eq!(shown(held.as_ref()), "90 operator:anna key:1:60 token:b:5");
+    }
+
+    #[test]
     fn an_endless_entry_and_one_of_another_program_stay_below_all_grants() {
         let endless = Held::new(Expiry::Never, Some(note("operator:anna", None)));
-        let same = grant(Some(endless.clone()), "token:a", 600, true);
+        let same = grant(Some(endless.clone()), "token:a", 600, Terms::Anew);
         assert_eq!(same, Some(endless.clone()));
         assert_eq!(endless.renewed("operator:", at(9), NOW), Change::Keep);
         let foreign = Held::new(Expiry::At(at(100)), None);
-        let held = grant(Some(foreign.clone()), "token:a", 600, true);
+        let held = grant(Some(foreign.clone()), "token:a", 600, Terms::Anew);
         assert_eq!(shown(held.as_ref()), "600 token:a unknown:100");
         assert_eq!(leave(held, "token:a"), Some(foreign.clone()));
-        let held = grant(Some(foreign), "token:a", 60, true);
+        let held = grant(Some(foreign), "token:a", 60, Terms::Anew);
         assert_eq!(shown(held.as_ref()), "100 unknown token:a:60");
         assert_eq!(shown(leave(held, "token:a").as_ref()), "100 ");
     }
 
     #[test]
     fn what_is_over_is_forgotten_and_so_is_one_too_many() {
-        let mut held = grant(None, "token:a", 600, true);
-        held = grant(held, "token:b", 60, true);
+        let mut held = grant(None, "token:a", 600, Terms::Anew);
+        held = grant(held, "token:b", 60, Terms::Anew);
         let later = Held::granted(
             held.as_ref(),
-            &Granting { note: &note("token:c", None), end: at(700), anew: true },
+            &Granting { note: &note("token:c", None), end: at(700), terms: Terms::Anew },
             at(60),
         );
         assert_eq!(shown(after(None, later).as_ref()), "700 token:c token:a:600");
         let mut held = None;
         for n in 1..=40 {
-            held = grant(held, &format!("token:{n}"), n * 10, true);
+            held = grant(held, &format!("token:{n}"), n * 10, Terms::Anew);
         }
         let held = held.unwrap();
         assert_eq!(held.others().len(), MOST_OWNERS - 1);
@@ -318,7 +341,8 @@ mod tests {
         for n in 0..40_u64 {
             let who = format!("{n:02}{}", "\\\"".repeat(31));
             let longest = note(&who, Some(&"\\".repeat(64)));
-            let granting = Granting { note: &longest, end: UnixMillis(u64::MAX - n), anew: true };
+            let granting =
+                Granting { note: &longest, end: UnixMillis(u64::MAX - n), terms: Terms::Anew };
             let change = Held::granted(held.as_ref(), &granting, NOW);
             held = after(held, change);
         }
@@ -352,10 +376,10 @@ mod tests {
     #[test]
     fn a_label_stays_with_its_owner() {
         let labelled = note("token:a", Some("laptop"));
-        let granting = Granting { note: &labelled, end: at(600), anew: true };
+        let granting = Granting { note: &labelled, end: at(600), terms: Terms::Anew };
         let held = after(None, Held::granted(None, &granting, NOW));
-        let held = grant(held, "token:b", 900, true);
-        let held = grant(held, "token:a", 60, true).unwrap();
+        let held = grant(held, "token:b", 900, Terms::Anew);
+        let held = grant(held, "token:a", 60, Terms::Anew).unwrap();
         assert_eq!(held.others()[0].note.label.as_deref(), Some("laptop"));
         assert_eq!(held.note().unwrap().label, None);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::grant::{GrantNote, NoteUntil};
 use crate::member::{Item, Member};
-use crate::owners::Notes;
+use crate::owners::{Notes, Terms};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The largest number of items in one [`Event::Items`] or one listed batch.
@@ -61,9 +61,8 @@ pub enum Edit {
         /// The note beside it; `None` leaves it without one.
         note: Option<GrantNote>,
     },
-    /// Adds a member for a while, or makes the end of what the same `who` granted later. Decided in
-    /// one step in the store, by [`crate::owners::Held::granted`]: the entry never ends sooner than
-    /// before.
+    /// Adds a member for a while, or changes the end of what the same `who` granted. Decided in one
+    /// step in the store, by [`crate::owners::Held::granted`].
     Grant {
         /// The address or network.
         member: Member,
@@ -71,16 +70,8 @@ pub enum Edit {
         lasting: Duration,
         /// The note beside it.
         note: GrantNote,
-    },
-    /// The same, but also makes the end of what the same `who` granted sooner: the entry then ends
-    /// with what others granted, if that is later.
-    GrantAnew {
-        /// The address or network.
-        member: Member,
-        /// The time from now for which it is allowed.
-        lasting: Duration,
-        /// The note beside it.
-        note: GrantNote,
+        /// What it does to the present grants.
+        terms: Terms,
     },
     /// Makes the end of what a `who` that begins so granted later, if it is there, and has an end.
     /// Never adds a member, never makes an end sooner, and changes no note.

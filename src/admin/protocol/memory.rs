@@ -75,7 +75,6 @@ impl EditRequest {
             }
             Edit::Grant { .. }
             | Edit::Renew { .. }
-            | Edit::GrantAnew { .. }
             | Edit::TakeBack { .. }
             | Edit::RecordSeen(_)
             | Edit::Strike { .. }

@@ -147,6 +147,15 @@ impl SourceArgs {
         }
     }
 
+    /// Finds the gate, if one with a store is named.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub(in crate::cli) fn find_any(&self) -> Result<Option<Source>, Failure> {
+        let found = self.look()?;
+        Ok((!matches!(found.store, StoreOptions::None)).then_some(found))
+    }
+
     /// Finds the gate, which may be one without a store.
     ///
     /// # Errors

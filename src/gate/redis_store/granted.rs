@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::grant::GrantNote;
 use super::super::member::Member;
+use super::super::owners::Terms;
 use super::super::store::StoreError;
 use super::attempt::{Attempt, Done, Failed};
 use super::connections::SetType;
@@ -20,19 +21,18 @@ pub(super) struct NewGrant<'a> {
     pub(super) member: Member,
     pub(super) lasting: Duration,
     pub(super) note: &'a GrantNote,
-    /// It also makes the end of what the same `who` granted sooner.
-    pub(super) anew: bool,
+    pub(super) terms: Terms,
 }
 
 impl Attempt<'_> {
     pub(super) async fn grant(&self, grant: NewGrant<'_>) -> Result<Done, Failed> {
-        let NewGrant { member, lasting, note, anew } = grant;
+        let NewGrant { member, lasting, note, terms } = grant;
         let (keys, set) = (&self.store.keys, &self.store.keys.allow_set);
         let set_type = self.set_type().await?;
         if set_type == SetType::Set && self.is_endless(member).await? {
             return Ok(Done { key: set.clone(), changed: false, count: None });
         }
-        let change = Owned::Grant { note, lasting, anew };
+        let change = Owned::Grant { note, lasting, terms };
         match (set_type, keys.own_key(member)) {
             (SetType::Absent | SetType::Set, Some(key)) => {
                 let changed = self.key_changed(&key, change).await?;
@@ -52,7 +52,7 @@ impl Attempt<'_> {
                 self.announce(member, changed).await;
                 // From before the set was a sorted one. In a Cluster no step is about both, so the
                 // new entry is written first, and the address is in at each moment.
-                if let Some(key) = own_key.filter(|_| anew) {
+                if let Some(key) = own_key.filter(|_| terms != Terms::Later) {
                     let change = Owned::TakeBack { who: &note.who };
                     changed |= self.key_changed(&key, change).await?;
                 }

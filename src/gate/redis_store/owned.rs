@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 
 use super::super::grant::GrantNote;
 use super::super::member::Member;
-use super::super::owners::{Change, Granting, Held, Notes};
+use super::super::owners::{Change, Granting, Held, Notes, Terms};
 use super::attempt::{Attempt, LONGEST_MS, count};
 use super::connections::{end_of, score_of};
 use super::error::{Kind, RedisFailure};
@@ -83,8 +83,8 @@ const NO_NOTES: &str = "1";
 /// A change of an entry, by what is beside it.
 #[derive(Clone, Copy)]
 pub(super) enum Owned<'a> {
-    /// A grant, by its note, for a time; anew or only later.
-    Grant { note: &'a GrantNote, lasting: Duration, anew: bool },
+    /// A grant, by its note, for a time.
+    Grant { note: &'a GrantNote, lasting: Duration, terms: Terms },
     /// A later end of what a `who` that begins so granted.
     Renew { who_prefix: &'a str, lasting: Duration },
     /// The end of what `who` granted.
@@ -114,13 +114,13 @@ impl Owned<'_> {
         let end =
             |lasting: Duration| now.saturating_add(lasting.min(Duration::from_millis(LONGEST_MS)));
         match *self {
-            Self::Grant { note, lasting, anew } => {
+            Self::Grant { note, lasting, terms } => {
                 let end = end(lasting);
                 let is_by = present.is_some_and(|present| present.is_by(&note.who));
                 if !is_by && elsewhere >= Some(Expiry::At(end)) {
                     return Change::Keep;
                 }
-                Held::granted(present, &Granting { note, end, anew }, now)
+                Held::granted(present, &Granting { note, end, terms }, now)
             }
             Self::Renew { who_prefix, lasting } => present
                 .map_or(Change::Keep, |present| present.renewed(who_prefix, end(lasting), now)),
@@ -132,7 +132,7 @@ impl Owned<'_> {
 
     /// Returns true if it needs the notes, which a plain grant can do without.
     fn needs_notes(&self) -> bool {
-        !matches!(self, Self::Grant { anew: false, .. })
+        !matches!(self, Self::Grant { terms: Terms::Later, .. })
     }
 }
 

@@ -163,7 +163,6 @@ impl RedisStore {
             Edit::Allow { .. }
             | Edit::Grant { .. }
             | Edit::Renew { .. }
-            | Edit::GrantAnew { .. }
             | Edit::Remove(_)
             | Edit::TakeBack { .. } => self.keys.allow_set.clone(),
             Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
@@ -193,13 +192,9 @@ impl Attempt<'_> {
                 let wanted = Wanted { member: *member, lasting: *lasting, note: note.as_ref() };
                 self.allow(wanted).await
             }
-            Edit::Grant { member, lasting, note } => {
-                let (member, lasting) = (*member, *lasting);
-                self.grant(NewGrant { member, lasting, note, anew: false }).await
-            }
-            Edit::GrantAnew { member, lasting, note } => {
-                let (member, lasting) = (*member, *lasting);
-                self.grant(NewGrant { member, lasting, note, anew: true }).await
+            Edit::Grant { member, lasting, note, terms } => {
+                let (member, lasting, terms) = (*member, *lasting, *terms);
+                self.grant(NewGrant { member, lasting, note, terms }).await
             }
             Edit::Renew { member, lasting, who_prefix } => {
                 self.renew(*member, *lasting, who_prefix).await

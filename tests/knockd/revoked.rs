@@ -1,0 +1,91 @@
+//! Revoked tokens: neither a request that is under way, nor what they granted, outlasts a reload.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use nix::sys::signal::Signal;
+
+use super::http::Ask;
+use super::life::{ADMIN, GUEST, knock, listed, settings, ttl};
+use super::service::{Service, Settings, token};
+use testkit::NEVER;
+use testkit::wait::poll;
+
+const OTHER: &str = "other-token-of-the-tests-0004";
+
+/// Takes a token out of the file, and leaves its grants to the service.
+#[track_caller]
+fn revoke(file: &std::path::Path, name: &str) {
+    let revoked = token(&["revoke", name, "--tokens", file.to_str().unwrap()]);
+    assert!(revoked.status.success(), "{revoked:?}");
+    let told = String::from_utf8(revoked.stdout).unwrap();
+    assert!(told.contains("SIGHUP") && told.contains("--gate"), "{told}");
+}
+
+fn addresses(service: &Service) -> Vec<String> {
+    listed(service).into_iter().map(|(address, _)| address).collect()
+}
+
+#[track_caller]
+fn has_only(service: &Service, expected: &[&str]) {
+    let is_it = || (addresses(service) == expected).then_some(());
+    assert!(poll(NEVER, is_it).is_some(), "{:?}", addresses(service));
+}
+
+/// The request waits for its body, as one may for the store, when the token is revoked.
+#[test]
+fn a_request_under_way_at_a_reload_grants_nothing_to_a_revoked_token() {
+    let service = settings().in_file().start();
+    let mut stream = TcpStream::connect(service.addr()).unwrap();
+    let head = format!(
+        "POST /knock HTTP/1.1\r\nHost: k\r\nX-Api-Key: {GUEST}\r\nExpect: 100-continue\r\n\
+         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    revoke(&service.tokens(), "guest");
+    service.end.program.signal(Signal::SIGHUP);
+    let status = || Ask::new("127.9.0.1", "GET", "/knock").token(GUEST).send(service.addr()).status;
+    assert!(poll(NEVER, || (status() == 401).then_some(())).is_some(), "it is revoked");
+    stream.write_all(b"{}").unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(std::str::from_utf8(&answer), Ok("HTTP/1.1 401"));
+    assert_eq!(addresses(&service), [""; 0]);
+}
+
+#[test]
+fn a_reload_ends_what_a_revoked_token_granted_and_nothing_else() {
+    let service = settings().in_file().start();
+    let gate = format!("file:{}", service.path().join("gate").display());
+    let neighbour = Settings::new().with_token("other", OTHER, &[]).args(&["--gate", &gate]);
+    let neighbour = neighbour.start();
+    assert_eq!(knock(&neighbour, "127.9.1.1", OTHER, "{}").status, 200);
+    for (peer, token) in [("127.9.1.2", GUEST), ("127.9.1.3", GUEST), ("127.9.1.4", ADMIN)] {
+        assert_eq!(knock(&service, peer, token, &ttl(600)).status, 200);
+    }
+    assert_eq!(knock(&service, "127.9.1.3", ADMIN, &ttl(60)).status, 200);
+    revoke(&service.tokens(), "guest");
+    service.end.program.signal(Signal::SIGHUP);
+    has_only(&service, &["127.9.1.1", "127.9.1.3", "127.9.1.4"]);
+    let line =
+        service.end.program.wait_line("it", |line| line.is("grant of a revoked token ended"));
+    assert!(line.text().contains("token:guest"), "{}", line.text());
+}
+
+#[test]
+fn a_start_ends_what_a_revoked_token_granted() {
+    let settings = settings().in_file();
+    let service = settings.launch().start();
+    let service = Service { end: service, dir: settings.dir };
+    for (peer, token) in [("127.9.2.1", GUEST), ("127.9.2.2", ADMIN)] {
+        assert_eq!(knock(&service, peer, token, "{}").status, 200);
+    }
+    revoke(&service.tokens(), "guest");
+    let Service { end, dir } = service;
+    drop(end);
+    let again = Settings { dir, ..Settings::new() }.in_file().start();
+    has_only(&again, &["127.9.2.2"]);
+}
