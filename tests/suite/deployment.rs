@@ -42,7 +42,7 @@ fn with_one_example(text: &str) -> Vec<String> {
 #[test]
 fn the_configuration_file_of_the_package_has_examples_that_can_be_run() {
     let text = read("packaging/knockpipe.toml");
-    let mut modes = vec![];
+    let (mut modes, mut tables) = (vec![], vec![]);
     for example in with_one_example(&text) {
         let dir = TempDir::new().unwrap();
         let etc = dir.path().join("knockpipe");
@@ -56,15 +56,19 @@ fn the_configuration_file_of_the_package_has_examples_that_can_be_run() {
             String::from_utf8(output.stdout).unwrap()
         };
         run(&["keygen"], &etc.join(key));
+        run(&["knockd", "token", "new", "phone", "--tokens"], &etc.join("keys/tokens"));
         let file = etc.join("knockpipe.toml");
         fs::write(&file, &example).unwrap();
         let shown = run(&["check", "-c"], &file);
-        modes.push(shown.lines().find(|line| line.starts_with("mode")).unwrap().to_owned());
+        modes.extend(shown.lines().find(|line| line.starts_with("mode")).map(str::to_owned));
 
         // Addresses that are free here, and the directory of the service.
         let here = dir.path().display().to_string();
         let others = [
             ("/run/knockpipe", here.as_str()),
+            ("/var/lib/knockpipe", here.as_str()),
+            ("\"127.0.0.1:8000\"", "\"127.0.0.1:0\""),
+            ("\"127.0.0.1:8001\"", "\"127.0.0.1:0\""),
             ("0.0.0.0:6380", "127.0.0.1:0"),
             ("[::]:6380", "127.0.0.1:0"),
             ("db.example.org:6380", "127.0.0.1:2"),
@@ -77,10 +81,15 @@ fn the_configuration_file_of_the_package_has_examples_that_can_be_run() {
             .unwrap();
         let mut end = Launch::new("run").args(["-c".as_ref(), file.as_os_str()]).start();
         let status = run(&["status", "--admin"], &dir.path().join("admin.sock"));
-        assert!(status.contains("redis"), "{status}");
+        let is_table = |line: &&str| line.starts_with('[') && *line != "[process]";
+        let table = example.lines().find(is_table).unwrap();
+        let name = table.rsplit('.').next().unwrap().trim_end_matches(']');
+        assert!(status.contains(name), "{table}: {status}");
+        tables.push(table.to_owned());
         end.stop();
     }
     assert_eq!(modes, ["mode = \"decrypt\"", "mode = \"encrypt\""]);
+    assert_eq!(tables, ["[tunnels.redis]", "[tunnels.redis]", "[knockd.knock]", "[http.web]"]);
 }
 
 // === compose.yaml and the sidecar ===
