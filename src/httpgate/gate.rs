@@ -391,6 +391,13 @@ impl Application for HttpGate {
         let checks = self.checks.clone();
         let targets = vec![Arc::clone(self.server.targets())];
         let gate = Arc::clone(self);
+        let ending = async move {
+            if let Some(page) = &gate.page {
+                page.end_gone().await;
+            }
+        };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(ending));
+        let gate = Arc::clone(self);
         let stop = stop.clone();
         tasks.spawn(async move {
             let stopped = stop.clone();

@@ -101,6 +101,11 @@ impl SitePage {
         answer
     }
 
+    /// Ends what tokens granted that are gone, now or once the store can be asked.
+    pub async fn end_gone(&self) {
+        self.knocks.end_gone().await;
+    }
+
     /// Logs a summary of refused knocks that is due.
     pub fn tick(&self) {
         self.knocks.tick();
