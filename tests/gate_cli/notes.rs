@@ -150,6 +150,28 @@ fn notes_go_with_an_export_and_older_exports_are_read() {
     }
 }
 
+/// As `knockd` writes it for tokens at one address: the first is shown as ever, the others beside it.
+#[test]
+fn all_owners_of_an_entry_are_listed() {
+    let store = Store::redis();
+    let end_s = now_ms() / 1_000 + 3_600;
+    let (end_ms, sooner_ms) = (end_s * 1_000, end_s * 1_000 - 60_000);
+    let note = format!(
+        r#"{{"who":"token:a","at_ms":1,"end_ms":{end_ms},"others":[{{"who":"token:b\u0009","label":"x","at_ms":2,"end_ms":{sooner_ms}}}]}}"#
+    );
+    store.ask(&format!("ZADD ip-allowed {end_s} 203.0.113.7"));
+    assert_eq!(store.ask(&format!("HSET ip-allowed:grants 203.0.113.7 {note}")), Reply::Number(1));
+    let one = entry(&store, "203.0.113.7");
+    let other = &one["others"][0];
+    assert_eq!((&one["who"], &other["label"]), (&"token:a".into(), &"x".into()));
+    assert_eq!(other["expires_ms"].as_u64(), Some(sooner_ms));
+    let text = store.good("list");
+    assert!(text.contains(" by token:a at 1970") && text.contains(", also by token:b"), "{text}");
+    assert!(!text.contains('\t'), "{text:?}");
+    let why = store.good("why 203.0.113.7");
+    assert!(why.contains("by token:a at"), "{why}");
+}
+
 /// To let somebody in matters more than to note who did.
 #[test]
 fn a_user_who_may_not_write_notes_is_told_so_and_lets_in_all_the_same() {
