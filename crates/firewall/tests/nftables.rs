@@ -127,9 +127,9 @@ fn what_others_do_to_the_table_is_noticed_and_repaired() {
             "delete table inet knockpipe",
             "flush table inet knockpipe",
             "flush chain inet knockpipe input",
-            "flush set inet knockpipe hosts4",
-            "add element inet knockpipe hosts4 { 192.0.2.66 }",
-            "add element inet knockpipe nets4 { 192.0.2.66-192.0.2.99 }",
+            "flush set inet knockpipe ipv4_32",
+            "add element inet knockpipe ipv4_32 { 192.0.2.66 }",
+            "add element inet knockpipe ipv4_8 { 11.0.0.0 timeout 1h }",
             "insert rule inet knockpipe guard accept",
         ] {
             nft(&[damage]);
