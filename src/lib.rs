@@ -11,7 +11,7 @@
 //! | 1 pure | `proto`, `keys`, `gate` (its core, `crates/gate`), `proxy_protocol`, the probes of `upstream` | floor 0; no socket, no clock, no OS randomness |
 //! | 2 input and output | `files`, `random`, `tasks`, `net`, `http`, `observe`, the stores and the mirror of `gate` | floors 0 and 1; tokio, tracing, redis |
 //! | 3 both ends | `frontend`, `knock`, `knocker`, `upstream` | floors 0 to 2, not each other |
-//! | 4 service | `tunnel`; `web` (HTTP) and on it `knockd` and `httpgate`; `service` (all of them as one type) | floors 0 to 3 |
+//! | 4 service | `tunnel`; `firewall`; `web` (HTTP) and on it `knockd` and `httpgate`; `service` (all of them as one type) | floors 0 to 3 |
 //! | 5 process | `run`, `admin`, `sys`, `demo` | floors 0 to 4 |
 //! | 6 command line | `cli` | everything |
 //!
@@ -45,6 +45,7 @@ mod admin;
 pub mod cli;
 mod demo;
 mod files;
+mod firewall;
 mod frontend;
 /// For the tests that hold every store to the same rules, and the benches of decisions.
 #[doc(hidden)]

@@ -47,6 +47,7 @@ const FLOORS: &[Floor] = &[
             "gate/revoker.rs",
             "gate/shared.rs",
             "gate/successes.rs",
+            "gate/watching.rs",
         ],
         // Of keys the ids only: a grant is renewed by the sessions of keys that may knock.
         may_import: &["addr", "duration", "unix_time", "gate", "keys", "net", "tasks"],
@@ -135,6 +136,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
+        paths: &["firewall"],
+        may_import: &["duration", "unix_time", "gate", "observe", "frontend", "tasks", "firewall"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
         paths: &["tunnel"],
         may_import: &[
             "addr",
@@ -220,8 +226,8 @@ const FLOORS: &[Floor] = &[
     Floor {
         paths: &["service"],
         may_import: &[
-            "addr", "frontend", "gate", "httpgate", "keys", "knock", "knockd", "net", "observe",
-            "tunnel", "upstream", "web", "service",
+            "addr", "firewall", "frontend", "gate", "httpgate", "keys", "knock", "knockd", "net",
+            "observe", "tunnel", "upstream", "web", "service",
         ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
@@ -260,6 +266,7 @@ const FLOORS: &[Floor] = &[
             "proto",
             "keys",
             "files",
+            "firewall",
             "gate",
             "knock",
             "net",

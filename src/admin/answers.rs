@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::gates;
 use super::problems::wrong;
 use super::protocol::{
-    GateReply, KnocksReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError,
-    SentKnocksReply, SessionReply, StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
+    FirewallReply, GateReply, KnocksReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request,
+    RequestError, SentKnocksReply, SessionReply, StatusReply, TargetReply, TunnelReply, WhoReply,
+    key, peer,
 };
 use super::registry::{Phase, Registry, Reload, TunnelView};
 use super::{Command, ReplySender};
 use crate::gate::GateStatus;
+use crate::observe::firewall::FirewallStatus;
 use crate::observe::metrics::ByReason;
 use crate::observe::sessions::SessionEntry;
 use crate::observe::{KnockReason, KnockResult, Selector, SentKnockMeters};
@@ -157,6 +159,7 @@ fn tunnel(TunnelView { kind, meters, status }: &TunnelView) -> TunnelReply {
         }),
         wrong: wrong(status),
         gate: status.gate.clone().map(gate),
+        firewall: status.firewall.clone().map(firewall),
         knocks: status.knock_listeners.clone().map(|listeners| {
             let all =
                 KnockResult::ALL.iter().map(|it| (it.to_string(), meters.received_knocks.get(*it)));
@@ -194,6 +197,19 @@ fn target(health: &TargetHealth) -> TargetReply {
 fn counted(by_reason: &ByReason) -> BTreeMap<String, u64> {
     let all = CloseReason::ALL.iter().map(|reason| (reason.to_string(), by_reason.get(*reason)));
     all.filter(|(_, count)| *count > 0).collect()
+}
+
+fn firewall(status: FirewallStatus) -> FirewallReply {
+    let FirewallStatus { backend, entries, steps, repairs, errors, last_success, trouble } = status;
+    FirewallReply {
+        backend: backend.to_owned(),
+        entries,
+        steps,
+        repairs,
+        errors,
+        last_success: last_success.map(|at| unix(at).as_secs()),
+        trouble,
+    }
 }
 
 fn gate(gate: GateStatus) -> GateReply {

@@ -21,6 +21,7 @@ use super::media_type::Form;
 use super::registry::{Registry, TunnelView};
 use super::text_format::plain;
 use crate::gate::GateStatus;
+use crate::observe::firewall::FirewallStatus;
 use crate::observe::metrics::{ByReason, Timer};
 use crate::observe::{HttpKnockResult, KnockReason, KnockResult, Meters};
 use crate::reason::CloseReason;
@@ -115,6 +116,7 @@ impl Collector for MetricsSnapshot {
         out.pool(&self.tunnels)?;
         out.sent_knocks(&self.tunnels)?;
         out.gate(&self.tunnels)?;
+        out.firewall(&self.tunnels)?;
         out.knocks(&self.tunnels)
     }
 }
@@ -293,6 +295,29 @@ impl Writer<'_> {
         )?;
         self.counter("gate_strikes", "Failed handshakes noted", count(|gate| gate.strikes))?;
         self.counter("gate_bans_made", "Bans made of strikes", count(|gate| gate.bans_made))
+    }
+
+    fn firewall(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let all: Vec<(&Meters, FirewallStatus)> = tunnels
+            .iter()
+            .filter_map(|view| Some((&*view.meters, view.status.firewall.clone()?)))
+            .collect();
+        let gauge = |of: fn(&FirewallStatus) -> Option<f64>| {
+            all.iter().filter_map(move |(meters, it)| Some((vec![tunnel(meters)], of(it)?)))
+        };
+        let in_step = gauge(|it| Some(f64::from(u8::from(it.trouble.is_none()))));
+        self.gauge("firewall_in_step", "Whether the firewall is as it should be", in_step)?;
+        let entries = gauge(|it| Some(it.entries as f64));
+        self.gauge("firewall_entries", "Addresses and networks that it lets in", entries)?;
+        let success = gauge(|it| it.last_success.map(|at| unix(at).as_secs_f64()));
+        self.gauge("firewall_success_time_seconds", "When it last was, unix time", success)?;
+        let count = |of: fn(&FirewallStatus) -> u64| {
+            all.iter().map(move |(meters, it)| (vec![tunnel(meters)], of(it)))
+        };
+        self.counter("firewall_steps", "Changes of entries", count(|it| it.steps))?;
+        let repairs = count(|it| it.repairs);
+        self.counter("firewall_repairs", "Entries that others had changed", repairs)?;
+        self.counter("firewall_errors", "Attempts that failed", count(|it| it.errors))
     }
 
     fn knocks(&mut self, tunnels: &[TunnelView]) -> fmt::Result {

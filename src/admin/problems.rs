@@ -10,11 +10,14 @@ use crate::upstream::{State, TargetHealth};
 
 /// Lists the problems, the worst first.
 pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
-    let Status { draining, listeners, targets, sessions, handshakes, unopened, pool, gate, .. } =
-        status;
+    let Status { draining, listeners, targets, sessions, handshakes, unopened, pool, .. } = status;
+    let Status { gate, firewall, .. } = status;
     let mut all = vec![];
     if *draining {
         all.push(one("draining", false, "it accepts no more, and its connections may finish"));
+    } else if let Some(firewall) = firewall {
+        let trouble = firewall.trouble.as_ref();
+        all.extend(trouble.map(|cause| one("firewall not in step", true, cause)));
     } else if listeners.is_empty() {
         all.push(one("not ready", true, "it does not listen"));
     }

@@ -9,6 +9,7 @@
 //! Both ends use these types. A field that a request does not have is an error,
 //! so that a misspelt filter never means "all".
 
+mod firewall;
 mod gates;
 mod memory;
 mod reloaded;
@@ -16,6 +17,7 @@ mod reloaded;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+pub use firewall::FirewallReply;
 pub use gates::{GatePlace, RuleReply, WhyReply};
 pub use memory::{EditReply, EditRequest, EntriesReply};
 pub use reloaded::{ChangedReply, ReloadReply, ReloadedReply, listed};
@@ -185,6 +187,9 @@ pub struct TunnelReply {
     /// The gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReply>,
+    /// The firewall that it keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<FirewallReply>,
     /// The receiver of knocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knocks: Option<KnocksReply>,

@@ -15,6 +15,8 @@ mod config;
 mod connection_args;
 mod disguise_args;
 mod errors;
+mod firewall_args;
+mod firewall_cmd;
 mod gate_args;
 mod gate_cmd;
 mod habits;
@@ -178,6 +180,9 @@ enum Commands {
     /// Run a gate in front of a web server: only requests of addresses in the store get through
     #[command(after_help = http_args::EXAMPLES)]
     Http(Box<http_args::HttpCommandArgs>),
+    /// Keep a firewall in step with the store: ports that do not exist until somebody is let in
+    #[command(after_help = firewall_cmd::EXAMPLES)]
+    Firewall(Box<firewall_cmd::FirewallCommandArgs>),
     /// Run all services of a configuration file; SIGHUP reloads it
     #[command(after_help = run_cmd::RUN_EXAMPLES)]
     Run(run_cmd::RunArgs),
@@ -259,7 +264,7 @@ fn hinted(command: Command) -> Command {
 
 /// Returns the tables of a configuration file with the flags that are their keys, for its manual
 /// page.
-pub fn file_tables() -> [(&'static str, Command); 6] {
+pub fn file_tables() -> [(&'static str, Command); 7] {
     config::tables()
 }
 
@@ -376,6 +381,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
         Commands::Knock(args) => knock_cmd::knock(*args).map(Done::from),
         Commands::Knockd(args) => args.run(),
         Commands::Http(args) => args.run().map(Done::from),
+        Commands::Firewall(args) => args.run(),
         Commands::Run(args) => run_cmd::run(args, typed),
         Commands::Check(args) => check_cmd::check(*args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),

@@ -141,6 +141,7 @@ impl ProcessArgs {
         command: Option<CommandLine>,
     ) -> Result<Outcome, Failure> {
         let Reloading { reread, files, ports } = reloading;
+        self.refuse_user_without_rights(&plan)?;
         // Before the sandbox, which the command would inherit.
         let keeper = command.map(|command| Keeper::start(&command, self.user.as_ref()));
         let keeper = keeper.transpose().map_err(|error| {
@@ -159,6 +160,18 @@ impl ProcessArgs {
         run::services(plan, process, reread)
     }
 
+    /// Refuses `-u` where the user that it names could not change the firewall.
+    fn refuse_user_without_rights(&self, plan: &[ServiceOptions]) -> Result<(), Failure> {
+        let mut firewalls = plan.iter().filter_map(ServiceOptions::as_firewall);
+        let needs_rights = firewalls.any(|options| options.backend.needs_net_admin());
+        match self.uid().filter(|_| needs_rights) {
+            Some(_) => Err(Failure::Usage(anyhow::anyhow!(
+                "-u/--user takes the right to change the firewall away; leave it out, and give the capability CAP_NET_ADMIN alone, as the unit knockpipe-firewall@ does"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn prepare(&self, plan: &[ServiceOptions], files: Vec<PathBuf>, ports: Ports) -> Prepared {
         let sockets = [&self.handover, &self.admin].into_iter().flatten().cloned().collect();
         let pid_file = self.pid_file.clone();
@@ -167,7 +180,7 @@ impl ProcessArgs {
         let paths = ProcessPaths { pid_file, is_pid_file_ours, sockets, metrics, files };
         let place = self.pid_place();
         let rules = self.sandbox.rules(|| run::rules_of_services(plan, &paths, ports));
-        Prepared::new(plan.iter().filter_map(ServiceOptions::keys), rules).with_place(place)
+        Prepared::for_services(plan, rules).with_place(place)
     }
 
     /// Reserves the place of the pid file, if it is ours: with a predecessor the file is its own,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::unistd::Uid;
 
+use super::firewall_args::FirewallArgs;
 use super::http_args::HttpArgs;
 use super::knockd_args::KnockdArgs;
 use super::tunnel_args::TunnelArgs;
@@ -20,6 +21,8 @@ pub(super) enum ServiceArgs {
     Knockd(Box<KnockdArgs>),
     /// Of a gate in front of a web server.
     Http(Box<HttpArgs>),
+    /// Of a firewall that follows a gate.
+    Firewall(Box<FirewallArgs>),
 }
 
 impl ServiceArgs {
@@ -29,6 +32,7 @@ impl ServiceArgs {
             Self::Tunnel(args) => args.mode(),
             Self::Knockd(_) => "knockd",
             Self::Http(_) => "http",
+            Self::Firewall(_) => "firewall",
         }
     }
 
@@ -38,6 +42,7 @@ impl ServiceArgs {
             Self::Tunnel(args) => args.files(),
             Self::Knockd(args) => args.files(),
             Self::Http(args) => args.files(),
+            Self::Firewall(args) => args.files(),
         }
     }
 
@@ -55,6 +60,7 @@ impl ServiceArgs {
             Self::Tunnel(args) => args.options(name, user).map(ServiceOptions::from),
             Self::Knockd(args) => args.options(name, user).map(ServiceOptions::from),
             Self::Http(args) => args.options(name, user).map(ServiceOptions::from),
+            Self::Firewall(args) => args.options(name, user).map(ServiceOptions::from),
         }
     }
 }

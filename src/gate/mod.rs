@@ -28,6 +28,7 @@ mod shared;
 mod state_answers;
 pub mod status;
 mod successes;
+mod watching;
 
 pub use knockpipe_gate::{
     AllowReason, BanAfter, Changed, Counts, Decision, DenyReason, EffectivePolicy, Entry,
@@ -41,5 +42,6 @@ pub use admission::Gate;
 pub use live::Permit;
 pub use options::{Denied, GateOptions, OnRevoke, StoreName, StoreOptions};
 pub use status::GateStatus;
+pub use watching::{Content, ContentWatch};
 
 pub use crate::unix_time::{Expiry, UnixMillis};

@@ -3,6 +3,7 @@
 
 pub mod failures;
 mod fields;
+pub mod firewall;
 mod http_knocks;
 mod json;
 pub mod liveness;

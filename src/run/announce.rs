@@ -6,6 +6,7 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::addr::{Address, ServiceName};
+use crate::firewall;
 use crate::knockd::{self, KnockRules};
 use crate::net::AsyncListener;
 use crate::observe::Pairs;
@@ -49,7 +50,8 @@ pub(super) fn announce(
         (_, service::Capacity::Web(capacity)) => {
             options.web().iter().for_each(|web| announce_web(options.kind(), web, capacity));
         }
-        (ServiceOptions::Knockd(_) | ServiceOptions::Http(_), service::Capacity::Tunnel(_)) => {}
+        (ServiceOptions::Firewall(options), _) => announce_firewall(options),
+        (_, service::Capacity::Tunnel(_) | service::Capacity::None) => {}
     }
 }
 
@@ -96,6 +98,17 @@ fn announce_web(kind: Kind, options: &WebOptions, capacity: web::Capacity) {
         connections = capacity.connections(options),
         descriptors = capacity.descriptors,
         timeout_s = options.timeout.as_secs_f64(),
+        "ready"
+    );
+}
+
+fn announce_firewall(options: &firewall::Options) {
+    info!(
+        tunnel = options.name.as_deref(),
+        mode = "firewall",
+        backend = options.backend.name(),
+        place = options.backend.place(),
+        ports = %options.backend.ports(),
         "ready"
     );
 }

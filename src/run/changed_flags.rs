@@ -4,6 +4,9 @@
 //! The options are compared and not their text: `60s` instead of `1m` is no change. The pattern
 //! below names every field, so that a new one cannot be forgotten.
 
+use knockpipe_firewall::nftables::NftablesOptions;
+
+use crate::firewall::{self, BackendOptions};
 use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
 use crate::http::ServerTls;
@@ -34,6 +37,7 @@ pub(super) fn changed(
         (ServiceOptions::Http(old), ServiceOptions::Http(new)) => {
             of_http(old, new, has_new_listener)
         }
+        (ServiceOptions::Firewall(old), ServiceOptions::Firewall(new)) => of_firewall(old, new),
         // The service is of another kind.
         _ => vec![("mode", true)],
     };
@@ -81,6 +85,25 @@ fn knock_rules_of(old: &KnockRules, new: &KnockRules, tokens_flag: &'static str)
         ("most-knocks", *successes != new.successes),
         ("most-grants", *most_grants != new.most_grants),
     ]
+}
+
+fn of_firewall(old: &firewall::Options, new: &firewall::Options) -> Vec<Compared> {
+    let firewall::Options { name: _, gate, backend, at_exit, timeout } = old;
+    let mut all = gate_of(gate, &new.gate);
+    all.extend([("at-exit", *at_exit != new.at_exit), ("timeout", *timeout != new.timeout)]);
+    match (backend, &new.backend) {
+        (BackendOptions::Nftables(old), BackendOptions::Nftables(new)) => {
+            let NftablesOptions { program: _, table, ports, hooks, cut, reject } = old;
+            all.extend([
+                ("table", *table != new.table),
+                ("ports", *ports != new.ports),
+                ("hook", *hooks != new.hooks),
+                ("cut", *cut != new.cut),
+                ("reject", *reject != new.reject),
+            ]);
+        }
+    }
+    all
 }
 
 fn of_http(

@@ -26,6 +26,7 @@ mod changed_flags;
 mod control;
 mod descriptors;
 mod draining;
+mod firewall;
 mod knock;
 mod knock_sockets;
 mod knocking_options;
@@ -51,6 +52,7 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+pub use firewall::{FirewallLook, look_at_firewall};
 pub use knock::{KnockEvent, knock};
 pub use knocking_options::{KnockAt, KnockingOptions};
 pub use prepare::{PidPlace, Prepared};
@@ -246,7 +248,10 @@ fn serve(
     let outcome = runtime.block_on(async {
         // Caught before anything is created, so that a signal leaves nothing behind.
         let signals = Signals::catch().context("cannot catch signals")?;
-        reaper::start().context("cannot catch signals")?;
+        // Programs that a firewall starts are waited for where they are started.
+        if !plan.iter().any(|options| options.as_firewall().is_some()) {
+            reaper::start().context("cannot catch signals")?;
+        }
         Supervisor::new(services, Control::new(signals), process, reread).run(plan).await
     });
     // A look-up at a name server that hangs must not delay the end.

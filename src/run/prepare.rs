@@ -34,9 +34,24 @@ impl Prepared {
     /// without landlock where there are none. Call it once, before any thread is
     /// started, the log's included.
     pub fn new<'a>(keys: impl Iterator<Item = &'a KeyRing>, rules: Option<Rules>) -> Self {
+        Self::keeping(keys, rules, false)
+    }
+
+    /// Does the same for services, of which some may start programs.
+    pub fn for_services(plan: &[ServiceOptions], rules: Option<Rules>) -> Self {
+        let mut firewalls = plan.iter().filter_map(ServiceOptions::as_firewall);
+        let needs_net_admin = firewalls.any(|options| options.backend.needs_net_admin());
+        Self::keeping(plan.iter().filter_map(ServiceOptions::keys), rules, needs_net_admin)
+    }
+
+    fn keeping<'a>(
+        keys: impl Iterator<Item = &'a KeyRing>,
+        rules: Option<Rules>,
+        net_admin: bool,
+    ) -> Self {
         let keys = memory::lock(keys);
         let inherited = Inherited::take_over();
-        let report = sandbox::enter(rules.as_ref());
+        let report = sandbox::enter(rules.as_ref(), net_admin);
         if matches!(report.landlock, Landlock::Holds(_)) {
             service_files::confine();
         }

@@ -127,6 +127,10 @@ fn add_service(rules: &mut Rules, options: &ServiceOptions) {
                 add_certificates(rules);
             }
         }
+        ServiceOptions::Firewall(options) => {
+            add_gate(rules, &options.gate);
+            rules.programs.extend(options.backend.programs());
+        }
     }
 }
 

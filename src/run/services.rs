@@ -156,6 +156,7 @@ impl Services {
     /// Leaves the files of the sockets to a successor, which has the sockets.
     pub(super) fn give_away(&self) {
         self.listeners().flat_map(|source| &source.listeners).for_each(|it| it.give_away());
+        self.running.iter().for_each(|running| running.service.leave());
     }
 
     /// Owns the files of the sockets that were handed over, from now on.

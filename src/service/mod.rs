@@ -15,7 +15,8 @@ mod running;
 use serde::{Deserialize, Serialize};
 
 pub use options::{
-    Capacity, HttpNeeds, KnockdNeeds, Prepared, ServiceOptions, Share, Surroundings, WebNeeds,
+    Capacity, FirewallNeeds, HttpNeeds, KnockdNeeds, Prepared, ServiceOptions, Share, Surroundings,
+    WebNeeds,
 };
 pub use running::Service;
 
@@ -32,6 +33,8 @@ pub enum Kind {
     Knockd,
     /// A gate in front of a web server.
     Http,
+    /// A firewall that follows a gate.
+    Firewall,
 }
 
 impl Kind {
@@ -41,6 +44,7 @@ impl Kind {
             Self::Tunnel => "tunnel",
             Self::Knockd => "knockd",
             Self::Http => "http",
+            Self::Firewall => "firewall",
         }
     }
 }

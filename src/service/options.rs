@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Kind;
 use crate::addr::{Address, Source};
+use crate::firewall;
 use crate::gate::{Gate, GateOptions};
 use crate::httpgate;
 use crate::keys::KeyRing;
@@ -28,6 +29,8 @@ pub enum ServiceOptions {
     Knockd(knockd::Options),
     /// Of a gate in front of a web server.
     Http(Box<httpgate::Options>),
+    /// Of a firewall that follows a gate.
+    Firewall(Box<firewall::Options>),
 }
 
 /// Limits of a service, given its share of the descriptors.
@@ -37,6 +40,8 @@ pub enum Capacity {
     Tunnel(tunnel::Capacity),
     /// Of a service of HTTP.
     Web(web::Capacity),
+    /// Of a firewall, which has no connections.
+    None,
 }
 
 /// Share of the process's descriptors for one service.
@@ -66,6 +71,8 @@ pub enum Prepared {
     Knockd(KnockdNeeds),
     /// Of a gate in front of a web server.
     Http(HttpNeeds),
+    /// Of a firewall that follows a gate.
+    Firewall(FirewallNeeds),
 }
 
 /// Needs of the service of knocks over HTTP.
@@ -81,6 +88,12 @@ pub struct HttpNeeds {
     pub(super) targets: Arc<Targets>,
 }
 
+/// Needs of a firewall that follows a gate.
+pub struct FirewallNeeds {
+    pub(super) gate: Option<Gate>,
+    pub(super) meters: Arc<Meters>,
+}
+
 /// Needs of a service of HTTP.
 pub struct WebNeeds {
     pub(super) gate: Option<Gate>,
@@ -94,13 +107,14 @@ impl ServiceOptions {
             Self::Tunnel(_) => Kind::Tunnel,
             Self::Knockd(_) => Kind::Knockd,
             Self::Http(_) => Kind::Http,
+            Self::Firewall(_) => Kind::Firewall,
         }
     }
 
     /// Returns the settings that all services of HTTP have, where it is one.
     pub fn web(&self) -> Option<&WebOptions> {
         match self {
-            Self::Tunnel(_) => None,
+            Self::Tunnel(_) | Self::Firewall(_) => None,
             Self::Knockd(options) => Some(&options.web),
             Self::Http(options) => Some(&options.web),
         }
@@ -110,7 +124,15 @@ impl ServiceOptions {
     pub fn as_tunnel(&self) -> Option<&tunnel::Options> {
         match self {
             Self::Tunnel(options) => Some(options),
-            Self::Knockd(_) | Self::Http(_) => None,
+            Self::Knockd(_) | Self::Http(_) | Self::Firewall(_) => None,
+        }
+    }
+
+    /// Returns the firewall, where it is one.
+    pub fn as_firewall(&self) -> Option<&firewall::Options> {
+        match self {
+            Self::Firewall(options) => Some(options),
+            Self::Tunnel(_) | Self::Knockd(_) | Self::Http(_) => None,
         }
     }
 
@@ -120,6 +142,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => options.name.as_ref(),
             Self::Knockd(options) => options.web.name.as_ref(),
             Self::Http(options) => options.web.name.as_ref(),
+            Self::Firewall(options) => options.name.as_ref(),
         }
     }
 
@@ -127,7 +150,7 @@ impl ServiceOptions {
     pub fn display_name(&self) -> &str {
         let of_kind = match self {
             Self::Tunnel(options) => options.role.mode(),
-            Self::Knockd(_) | Self::Http(_) => self.kind().as_str(),
+            Self::Knockd(_) | Self::Http(_) | Self::Firewall(_) => self.kind().as_str(),
         };
         self.name().map_or(of_kind, |name| name)
     }
@@ -138,6 +161,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => &options.sources,
             Self::Knockd(options) => &options.web.sources,
             Self::Http(options) => &options.web.sources,
+            Self::Firewall(_) => &[],
         }
     }
 
@@ -147,6 +171,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => options.gate.as_ref(),
             Self::Knockd(options) => Some(&options.gate),
             Self::Http(options) => Some(&options.gate),
+            Self::Firewall(options) => Some(&options.gate),
         }
     }
 
@@ -154,7 +179,7 @@ impl ServiceOptions {
     pub fn targets(&self) -> Vec<&Address> {
         match self {
             Self::Tunnel(options) => options.role.targets(),
-            Self::Knockd(_) => vec![],
+            Self::Knockd(_) | Self::Firewall(_) => vec![],
             Self::Http(options) => options.targets.iter().map(|it| &it.address).collect(),
         }
     }
@@ -164,7 +189,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => options.knock.as_ref(),
             Self::Knockd(options) => options.signed.as_ref().map(|signed| &signed.receiver),
-            Self::Http(_) => None,
+            Self::Http(_) | Self::Firewall(_) => None,
         }
     }
 
@@ -173,7 +198,7 @@ impl ServiceOptions {
         match self {
             Self::Tunnel(options) => Some(&options.keys),
             Self::Knockd(options) => options.signed.as_ref().map(|signed| &signed.keys),
-            Self::Http(_) => None,
+            Self::Http(_) | Self::Firewall(_) => None,
         }
     }
 
@@ -181,7 +206,7 @@ impl ServiceOptions {
     pub fn waits_for_dns(&self) -> bool {
         match self {
             Self::Tunnel(options) => options.wait_for_dns,
-            Self::Knockd(_) => false,
+            Self::Knockd(_) | Self::Firewall(_) => false,
             Self::Http(options) => options.wait_for_dns,
         }
     }
@@ -192,6 +217,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => options.keepalive,
             Self::Knockd(options) => options.web.keepalive,
             Self::Http(options) => options.web.keepalive,
+            Self::Firewall(_) => false,
         }
     }
 
@@ -201,6 +227,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => options.timeout,
             Self::Knockd(options) => options.web.timeout,
             Self::Http(options) => options.web.timeout,
+            Self::Firewall(options) => options.timeout,
         }
     }
 
@@ -210,6 +237,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => options.drain,
             Self::Knockd(options) => options.web.drain,
             Self::Http(options) => options.web.drain,
+            Self::Firewall(_) => firewall::LAST_CHANGE,
         }
     }
 
@@ -219,6 +247,7 @@ impl ServiceOptions {
             Self::Tunnel(options) => tunnel::Capacity::asked(options),
             Self::Knockd(options) => web::Capacity::asked(&options.web, web::Needs::ALONE),
             Self::Http(options) => web::Capacity::asked(&options.web, options.needs()),
+            Self::Firewall(_) => firewall::DESCRIPTORS,
         }
     }
 
@@ -241,6 +270,7 @@ impl ServiceOptions {
                 let capacity = web::Capacity::of(&options.web, descriptors, options.needs())?;
                 Ok(Capacity::Web(web::Capacity { lacking, ..capacity }))
             }
+            Self::Firewall(_) => Ok(Capacity::None),
         }
     }
 
@@ -262,6 +292,7 @@ impl ServiceOptions {
                 let targets = options.resolve().await?;
                 Ok(Prepared::Http(HttpNeeds { web: WebNeeds { gate, meters }, targets }))
             }
+            Self::Firewall(_) => Ok(Prepared::Firewall(FirewallNeeds { gate, meters })),
         }
     }
 }
@@ -284,6 +315,12 @@ impl From<httpgate::Options> for ServiceOptions {
     }
 }
 
+impl From<firewall::Options> for ServiceOptions {
+    fn from(options: firewall::Options) -> Self {
+        Self::Firewall(Box::new(options))
+    }
+}
+
 impl Capacity {
     /// Warns about limits that cannot be met.
     pub fn warn_if_less_than(self, options: &ServiceOptions) {
@@ -294,7 +331,7 @@ impl Capacity {
             (Self::Web(capacity), options) => {
                 options.web().iter().for_each(|options| capacity.warn_if_less_than(options));
             }
-            (Self::Tunnel(_), _) => {}
+            (Self::Tunnel(_) | Self::None, _) => {}
         }
     }
 }

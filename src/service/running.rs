@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Capacity, HttpNeeds, Kind, KnockdNeeds, Prepared, ServiceOptions, WebNeeds};
+use super::{
+    Capacity, FirewallNeeds, HttpNeeds, Kind, KnockdNeeds, Prepared, ServiceOptions, WebNeeds,
+};
+use crate::firewall::Firewall;
 use crate::frontend::Balancers;
 use crate::gate::{EffectivePolicy, Gate};
 use crate::httpgate::{self, HttpGate};
@@ -21,6 +24,8 @@ pub enum Service {
     Knockd(Arc<WebService<Knockd>>),
     /// A gate in front of a web server.
     Http(Arc<WebService<HttpGate>>),
+    /// A firewall that follows a gate.
+    Firewall(Arc<Firewall>),
 }
 
 /// Cause of a service that cannot serve a new connection.
@@ -37,6 +42,14 @@ pub enum NotReady {
         /// The trouble with the store.
         cause: String,
     },
+    /// A firewall may not be as it should be.
+    #[error("{name} is not in step: {cause}")]
+    NotInStep {
+        /// Kind and name of the service.
+        name: String,
+        /// The trouble with the firewall.
+        cause: String,
+    },
 }
 
 /// Runs the same expression on whichever service this is.
@@ -46,6 +59,7 @@ macro_rules! on_each {
             Service::Tunnel($service) => $body,
             Service::Knockd($service) => $body,
             Service::Http($service) => $body,
+            Service::Firewall($service) => $body,
         }
     };
 }
@@ -88,6 +102,17 @@ impl Service {
                 service.begin();
                 Self::Http(service)
             }
+            (ServiceOptions::Firewall(options), Prepared::Firewall(needs), Capacity::None) => {
+                let FirewallNeeds { gate, meters } = needs;
+                let before = match before {
+                    Some(Self::Firewall(before)) => Some(&**before),
+                    _ => None,
+                };
+                let gate = gate.map(|gate| gate.another()).expect("its options have a gate");
+                let service = Arc::new(Firewall::new(options, gate, meters, before));
+                service.begin(options);
+                Self::Firewall(service)
+            }
             _ => unreachable!("options, parts and capacity are of one kind"),
         }
     }
@@ -100,14 +125,23 @@ impl Service {
     ) {
         for listener in listeners {
             listener.set(&SocketOptions { keepalive: options.keepalive() });
-            on_each!(self, service => service.serve(Arc::clone(listener)));
+            match self {
+                Self::Tunnel(tunnel) => tunnel.serve(Arc::clone(listener)),
+                Self::Knockd(service) => service.serve(Arc::clone(listener)),
+                Self::Http(service) => service.serve(Arc::clone(listener)),
+                Self::Firewall(_) => {}
+            }
         }
     }
 
     /// Reads knocks from `sockets` from now on, until it is stopped.
     pub fn read_knocks<'a>(&self, sockets: impl Iterator<Item = &'a Arc<DatagramSocket>>) {
         for socket in sockets {
-            on_each!(self, service => service.read_knocks(Arc::clone(socket)));
+            match self {
+                Self::Tunnel(tunnel) => tunnel.read_knocks(Arc::clone(socket)),
+                Self::Knockd(service) => service.read_knocks(Arc::clone(socket)),
+                Self::Http(_) | Self::Firewall(_) => {}
+            }
         }
     }
 
@@ -117,7 +151,15 @@ impl Service {
             (Self::Tunnel(tunnel), Capacity::Tunnel(capacity)) => tunnel.set_capacity(capacity),
             (Self::Knockd(service), Capacity::Web(capacity)) => service.set_capacity(capacity),
             (Self::Http(service), Capacity::Web(capacity)) => service.set_capacity(capacity),
+            (Self::Firewall(_), Capacity::None) => {}
             _ => unreachable!("service and capacity are of one kind"),
+        }
+    }
+
+    /// Leaves what it would take away at its end to another process, which goes on with it.
+    pub fn leave(&self) {
+        if let Self::Firewall(service) = self {
+            service.leave();
         }
     }
 
@@ -153,22 +195,42 @@ impl Service {
 
     /// Logs everything that was counted and not logged yet.
     pub fn flush_log(&self) {
-        on_each!(self, service => service.flush_failures());
+        match self {
+            Self::Tunnel(tunnel) => tunnel.flush_failures(),
+            Self::Knockd(service) => service.flush_failures(),
+            Self::Http(service) => service.flush_failures(),
+            Self::Firewall(_) => {}
+        }
     }
 
     /// Returns the number of sessions, those of its predecessors included.
     pub fn sessions(&self) -> usize {
-        on_each!(self, service => service.sessions())
+        match self {
+            Self::Tunnel(tunnel) => tunnel.sessions(),
+            Self::Knockd(service) => service.sessions(),
+            Self::Http(service) => service.sessions(),
+            Self::Firewall(_) => 0,
+        }
     }
 
     /// Returns the peak of its sessions.
     pub fn most_sessions(&self) -> usize {
-        on_each!(self, service => service.most_sessions())
+        match self {
+            Self::Tunnel(tunnel) => tunnel.most_sessions(),
+            Self::Knockd(service) => service.most_sessions(),
+            Self::Http(service) => service.most_sessions(),
+            Self::Firewall(_) => 0,
+        }
     }
 
     /// Returns its gate.
     pub fn gate(&self) -> Option<&Gate> {
-        on_each!(self, service => service.gate())
+        match self {
+            Self::Tunnel(tunnel) => tunnel.gate(),
+            Self::Knockd(service) => service.gate(),
+            Self::Http(service) => service.gate(),
+            Self::Firewall(service) => Some(service.gate()),
+        }
     }
 
     /// Returns its kind.
@@ -177,6 +239,7 @@ impl Service {
             Self::Tunnel(_) => Kind::Tunnel,
             Self::Knockd(_) => Kind::Knockd,
             Self::Http(_) => Kind::Http,
+            Self::Firewall(_) => Kind::Firewall,
         }
     }
 
@@ -199,7 +262,7 @@ impl Service {
     pub fn as_tunnel(&self) -> Option<&Tunnel> {
         match self {
             Self::Tunnel(tunnel) => Some(tunnel),
-            Self::Knockd(_) | Self::Http(_) => None,
+            Self::Knockd(_) | Self::Http(_) | Self::Firewall(_) => None,
         }
     }
 
@@ -209,6 +272,7 @@ impl Service {
             Self::Tunnel(tunnel) => tunnel.status(),
             Self::Knockd(service) => of_web(Kind::Knockd, service.status()),
             Self::Http(service) => of_web(Kind::Http, service.status()),
+            Self::Firewall(service) => of_firewall(service),
         }
     }
 
@@ -220,6 +284,10 @@ impl Service {
     pub fn ready(&self) -> Result<(), NotReady> {
         let status = self.status();
         let name = || format!("{} {}", self.kind().as_str(), self.name());
+        if let Some(firewall) = &status.firewall {
+            let cause = firewall.trouble.clone().filter(|_| !status.draining);
+            return cause.map_or(Ok(()), |cause| Err(NotReady::NotInStep { name: name(), cause }));
+        }
         match &status.gate {
             _ if status.draining => Ok(()),
             _ if status.listeners.is_empty() => Err(NotReady::NoListener(name())),
@@ -304,5 +372,26 @@ fn of_web(kind: Kind, status: WebStatus) -> Status {
         is_knocking: false,
         gate: status.gate,
         knock_listeners: status.knock_listeners,
+        firewall: None,
+    }
+}
+
+/// Returns the snapshot of a firewall in the form that all services have.
+fn of_firewall(service: &Firewall) -> Status {
+    let none = Level { now: 0, most: 0, limit: 0 };
+    Status {
+        mode: Kind::Firewall.as_str(),
+        draining: service.is_draining(),
+        listeners: vec![],
+        targets: vec![],
+        keys: vec![],
+        sessions: none,
+        handshakes: none,
+        unopened: None,
+        pool: None,
+        is_knocking: false,
+        gate: Some(service.gate().status()),
+        knock_listeners: None,
+        firewall: Some(service.status()),
     }
 }

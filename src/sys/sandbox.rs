@@ -16,7 +16,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use caps::CapSet;
+use caps::errors::CapsError;
+use caps::{CapSet, Capability};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, PathBeneath, PathFd,
     RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
@@ -56,6 +57,9 @@ const ALWAYS_READ: [&str; 19] = [
 /// Often a link to a file that name service writes, perhaps only after our start.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// Directories of the system's loader and libraries, which the start of a program executes.
+const LOADERS: [&str; 6] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/gnu/store"];
+
 /// Devices that any code may use.
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
 
@@ -79,6 +83,8 @@ pub struct Rules {
     pub connect: Option<Vec<u16>>,
     /// True if it connects to sockets in the abstract namespace.
     pub abstract_sockets: bool,
+    /// Programs that it starts, which are restricted as it is.
+    pub programs: Vec<PathBuf>,
 }
 
 /// A directory that many programs share, and the part of it that is open.
@@ -138,13 +144,14 @@ pub fn is_always_read(directory: &Path) -> bool {
 }
 
 /// Restricts the process for good. To be called while it has a single thread. `None` leaves
-/// landlock out.
-pub fn enter(rules: Option<&Rules>) -> Report {
+/// landlock out. The right to administer the network stays, for the programs that it starts, if
+/// `keeps_net_admin`.
+pub fn enter(rules: Option<&Rules>, keeps_net_admin: bool) -> Report {
     let no_new_privs = prctl::set_no_new_privs().is_ok();
     let no_core = setrlimit(Resource::RLIMIT_CORE, 0, 0).is_ok();
     let no_dumps = forbid_dumps() && no_core;
     // Dropping the bounding set needs a capability, so only a process with one has to.
-    let bounded = caps::clear(None, CapSet::Bounding).is_ok()
+    let bounded = bound(keeps_net_admin).is_ok()
         || caps::read(None, CapSet::Permitted).is_ok_and(|own| own.is_empty());
     let landlock = match rules.map(|rules| rules.restrict()) {
         None => Landlock::Off,
@@ -152,6 +159,20 @@ pub fn enter(rules: Option<&Rules>) -> Report {
         Some(Ok(status)) => held(&status),
     };
     Report { landlock, no_new_privs, no_dumps, bounded }
+}
+
+/// Empties the capability bounding set, as far as it may be.
+fn bound(keeps_net_admin: bool) -> Result<(), CapsError> {
+    if !keeps_net_admin {
+        return caps::clear(None, CapSet::Bounding);
+    }
+    let others = caps::all().into_iter().filter(|one| *one != Capability::CAP_NET_ADMIN);
+    for other in others {
+        if caps::has_cap(None, CapSet::Bounding, other)? {
+            caps::drop(None, CapSet::Bounding, other)?;
+        }
+    }
+    Ok(())
 }
 
 /// Forbids dumping and tracing the process. A change of user may allow it again, so this must be
@@ -177,13 +198,17 @@ impl Rules {
         if !self.abstract_sockets {
             ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
         }
-        // Reading includes executing, which nothing here ever does.
+        // Reading includes executing, which only the start of a named program does.
         let read = AccessFs::from_read(TESTED) & !AccessFs::Execute;
+        let execute = AccessFs::ReadFile | AccessFs::Execute;
+        let loaders = LOADERS.iter().filter(|_| !self.programs.is_empty());
         ruleset
             .create()?
             .add_rules(path_beneath_rules(ALWAYS_READ, read))?
             .add_rules(path_beneath_rules(where_it_leads(RESOLV_CONF.as_ref()), read))?
             .add_rules(path_beneath_rules(&self.read, read))?
+            .add_rules(path_beneath_rules(&self.programs, execute))?
+            .add_rules(path_beneath_rules(loaders, read | AccessFs::Execute))?
             .add_rules(path_beneath_rules(DEVICES, AccessFs::ReadFile | AccessFs::WriteFile))?
             .add_rules(self.write.iter().filter_map(|path| writable(path, read)))?
             .add_rules(path_beneath_rules(

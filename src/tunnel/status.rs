@@ -12,6 +12,7 @@ use crate::gate::{Gate, GateStatus};
 use crate::keys::KeyId;
 use crate::net::{AsyncListener, PendingHandshakes, Slots};
 use crate::observe::Meters;
+use crate::observe::firewall::FirewallStatus;
 use crate::upstream::TargetHealth;
 
 /// A tunnel at one moment.
@@ -41,6 +42,8 @@ pub struct Status {
     pub gate: Option<GateStatus>,
     /// Addresses that knocks are read from, where they are.
     pub knock_listeners: Option<Vec<String>>,
+    /// The firewall, where the service keeps one.
+    pub firewall: Option<FirewallStatus>,
 }
 
 /// Usage of a limit.
@@ -95,6 +98,7 @@ impl Tunnel {
             is_knocking: matches!(&self.mode, Mode::Encrypt(end) if end.dialers[0].knocker().is_some()),
             gate: frontend.gate.as_ref().map(Gate::status),
             knock_listeners: self.knocks.as_ref().map(|knocks| knocks.listening()),
+            firewall: None,
         }
     }
 

@@ -431,7 +431,7 @@ fn is_flag(word: &str) -> bool {
 }
 
 /// Commands besides those that are a tunnel's end, and those of `gate`.
-const OTHERS: &[&str] = &["run", "check", "knock", "knockd", "http"];
+const OTHERS: &[&str] = &["run", "check", "knock", "knockd", "http", "firewall"];
 
 #[test]
 fn operating_explains_every_flag_and_invents_none() {

@@ -314,9 +314,10 @@ fn an_upgrade_reloads_what_can_hand_over_and_restarts_what_cannot() {
 
 // === units ===
 
-const UNITS: [&str; 3] = [
+const UNITS: [&str; 4] = [
     "packaging/systemd/knockpipe.service",
     "packaging/systemd/knockpipe@.service",
+    "packaging/systemd/knockpipe-firewall@.service",
     "packaging/examples/knockpipe.socket",
 ];
 
@@ -342,7 +343,13 @@ fn units() -> TempDir {
 fn systemd_has_nothing_to_say_against_the_units() {
     let dir = units();
     let unit = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let names = ["knockpipe.service", "knockpipe@office.service", "knockpipe.socket"].map(unit);
+    let names = [
+        "knockpipe.service",
+        "knockpipe@office.service",
+        "knockpipe-firewall@home.service",
+        "knockpipe.socket",
+    ]
+    .map(unit);
     let names = names.each_ref().map(String::as_str);
     // Our man pages, which they name, are not installed here.
     run("systemd-analyze", &[&["verify", "--man=no"], &names[..]].concat());
@@ -351,7 +358,7 @@ fn systemd_has_nothing_to_say_against_the_units() {
 #[test]
 fn the_services_are_locked_up() {
     let dir = units();
-    for name in ["knockpipe.service", "knockpipe@.service"] {
+    for name in ["knockpipe.service", "knockpipe@.service", "knockpipe-firewall@.service"] {
         let path = dir.path().join(name);
         let args = ["security", "--offline=true", "--no-pager", path.to_str().unwrap()];
         let table = run("systemd-analyze", &args);

@@ -90,6 +90,17 @@ impl Net {
         });
     }
 
+    /// Links the gate's machine to another, which sends everything there. `own` and `theirs` are
+    /// the IPv4 addresses of the link.
+    pub fn link_gate_to(&self, other: &Namespace, own: &str, theirs: &str) {
+        self.gate.link("kp1", other, "kp0");
+        self.gate.batch(&format!("addr add {own}/24 dev kp1\nlink set kp1 up\n"));
+        other.batch(&format!(
+            "addr add {theirs}/24 dev kp0\nlink set lo up\nlink set kp0 up\n\
+             route add default via {own}\n"
+        ));
+    }
+
     /// Runs `work` on the gate's machine.
     pub fn at_gate<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.gate.enter(work)

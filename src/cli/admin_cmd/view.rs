@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::super::output::span;
 use super::rates::Rates;
 use crate::admin::protocol::{
-    GateReply, KnocksReply, PoolReply, SentKnocksReply, SessionReply, TargetReply, TunnelReply,
+    FirewallReply, GateReply, KnocksReply, PoolReply, SentKnocksReply, SessionReply, TargetReply,
+    TunnelReply,
 };
 use crate::tunnel::Level;
 
@@ -116,6 +117,13 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
         if let Some(why) = &gate.unavailable {
             say("store", &format!("unavailable: {why}"));
         }
+    }
+    if let Some(FirewallReply { backend, entries, steps, repairs, errors, trouble, .. }) =
+        &tunnel.firewall
+    {
+        let state = trouble.as_deref().unwrap_or("in step");
+        let counts = format!("{steps} steps, {repairs} repairs, {errors} errors");
+        say("firewall", &format!("{backend}, {entries} entries; {counts}; {state}"));
     }
     if let Some(KnocksReply { listeners, results }) = &tunnel.knocks {
         say("knocks", &format!("at {}; {}", listeners.join(" "), some_counts(results)));

@@ -10,6 +10,7 @@ use clap::{Arg, ArgMatches, Command, FromArgMatches, Parser};
 use super::arguments::{blame, to_arguments};
 use super::text::{Section, Setting, Table, Tables, Value};
 use super::{ConfigError, ServiceTable};
+use crate::cli::firewall_args::FirewallArgs;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::http_args::HttpArgs;
 use crate::cli::knockd_args::KnockdArgs;
@@ -59,6 +60,14 @@ struct HttpLine {
     args: HttpArgs,
 }
 
+/// The flags of a firewall that follows a gate.
+#[derive(Parser)]
+#[command(name = "firewall", no_binary_name = true, disable_help_flag = true)]
+struct FirewallLine {
+    #[command(flatten)]
+    args: FirewallArgs,
+}
+
 /// The flags of a gate.
 #[derive(Parser)]
 #[command(name = "[gates]", no_binary_name = true, disable_help_flag = true)]
@@ -77,6 +86,7 @@ pub(super) struct Flags {
     pub(super) decrypt: Command,
     pub(super) knockd: Command,
     pub(super) http: Command,
+    pub(super) firewall: Command,
     pub(super) gate: Command,
 }
 
@@ -88,6 +98,7 @@ impl Flags {
             decrypt: built::<DecryptLine>(),
             knockd: built::<KnockdLine>(),
             http: built::<HttpLine>(),
+            firewall: built::<FirewallLine>(),
             gate: built::<GateLine>(),
         }
     }
@@ -107,8 +118,8 @@ impl Flags {
         self.of_services().into_iter().find(|command| command.get_name() == name)
     }
 
-    fn of_services(&self) -> [&Command; 4] {
-        [&self.encrypt, &self.decrypt, &self.knockd, &self.http]
+    fn of_services(&self) -> [&Command; 5] {
+        [&self.encrypt, &self.decrypt, &self.knockd, &self.http, &self.firewall]
     }
 
     /// Checks keys, gates and defaults by themselves, even if no tunnel uses them.
@@ -178,6 +189,8 @@ impl Flags {
                 .map(|line| ServiceArgs::Knockd(Box::new(line.args))),
             "http" => HttpLine::from_arg_matches(&values)
                 .map(|line| ServiceArgs::Http(Box::new(line.args))),
+            "firewall" => FirewallLine::from_arg_matches(&values)
+                .map(|line| ServiceArgs::Firewall(Box::new(line.args))),
             _ => DecryptLine::from_arg_matches(&values)
                 .map(|line| ServiceArgs::Tunnel(TunnelArgs::Decrypt(Box::new(line.args)))),
         };
@@ -213,6 +226,7 @@ impl Flags {
         match table.section {
             Section::Knockd => Ok(&self.knockd),
             Section::Http => Ok(&self.http),
+            Section::Firewalls => Ok(&self.firewall),
             Section::Tunnels | Section::Gates => self.mode(table),
         }
     }

@@ -132,14 +132,15 @@ impl From<FileError> for Failure {
 }
 
 /// Returns the tables of a file, each with the flags that are its keys.
-pub(super) fn tables() -> [(&'static str, clap::Command); 6] {
-    let Flags { process, encrypt, decrypt, knockd, http, gate } = Flags::new();
+pub(super) fn tables() -> [(&'static str, clap::Command); 7] {
+    let Flags { process, encrypt, decrypt, knockd, http, firewall, gate } = Flags::new();
     [
         ("[process]", process),
         ("[tunnels.NAME] with mode = \"encrypt\"", encrypt),
         ("[tunnels.NAME] with mode = \"decrypt\"", decrypt),
         ("[knockd.NAME]", knockd),
         ("[http.NAME]", http),
+        ("[firewalls.NAME]", firewall),
         ("[gates.NAME]", gate),
     ]
 }
@@ -262,6 +263,11 @@ fn keys_of(file: &Path, base: &Path) -> PathBuf {
 /// Returns the reason why a source cannot be listened on: this or an earlier service has it
 /// already.
 fn excluded(plan: &[ServiceOptions], options: &ServiceOptions) -> Option<String> {
+    if let Some(other) = plan.iter().find(|other| is_same_firewall(other, options)) {
+        let place = options.as_firewall().map(|own| own.backend.place()).unwrap_or_default();
+        let of = other.display_name();
+        return Some(format!("it keeps {place}, and firewall {of} does already; change one"));
+    }
     options.sources().iter().enumerate().find_map(|(place, source)| {
         let own = options.sources()[..place].iter().map(|earlier| (earlier, options));
         let others = plan.iter().flat_map(|other| other.sources().iter().map(move |s| (s, other)));
@@ -269,6 +275,12 @@ fn excluded(plan: &[ServiceOptions], options: &ServiceOptions) -> Option<String>
         let of = format!("{} {}", of.kind().as_str(), of.display_name());
         Some(format!("it listens on {source}, and {of} on {earlier} already; change one"))
     })
+}
+
+/// Returns true if both change the same place of a firewall.
+fn is_same_firewall(one: &ServiceOptions, other: &ServiceOptions) -> bool {
+    let both = one.as_firewall().zip(other.as_firewall());
+    both.is_some_and(|(one, other)| one.backend.is_same_place(&other.backend))
 }
 
 impl ServiceTable {

@@ -46,6 +46,8 @@ pub(super) enum Section {
     Knockd,
     /// `[http.NAME]`
     Http,
+    /// `[firewalls.NAME]`
+    Firewalls,
 }
 
 impl Section {
@@ -56,6 +58,7 @@ impl Section {
             Self::Tunnels => "tunnel",
             Self::Knockd => "knockd",
             Self::Http => "http",
+            Self::Firewalls => "firewall",
         }
     }
 
@@ -66,6 +69,7 @@ impl Section {
             Self::Tunnels => "tunnels",
             Self::Knockd => "knockd",
             Self::Http => "http",
+            Self::Firewalls => "firewalls",
         }
     }
 }
@@ -97,16 +101,17 @@ pub(super) struct Tables {
     pub(super) defaults: Vec<Setting>,
     /// `[gates.NAME]`
     pub(super) gates: Vec<Table>,
-    /// `[tunnels.NAME]`, `[knockd.NAME]`, `[http.NAME]`
+    /// `[tunnels.NAME]`, `[knockd.NAME]`, `[http.NAME]`, `[firewalls.NAME]`
     pub(super) services: Vec<Table>,
 }
 
 /// Names at the top level.
-const TABLES: [&str; 7] = ["process", "keys", "defaults", "gates", "tunnels", "knockd", "http"];
+const TABLES: [&str; 8] =
+    ["process", "keys", "defaults", "gates", "tunnels", "knockd", "http", "firewalls"];
 
 /// Tables and keys of the top level.
-const TOP: &str =
-    "[process], [keys], [defaults], [gates.NAME], [tunnels.NAME], [knockd.NAME] and [http.NAME]";
+const TOP: &str = "[process], [keys], [defaults], [gates.NAME], [tunnels.NAME], [knockd.NAME], \
+                   [http.NAME] and [firewalls.NAME]";
 
 /// The variable with the directory of a service's credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
@@ -139,6 +144,7 @@ impl Tables {
                 "tunnels" => tables.services.extend(reader.named(Section::Tunnels, value)?),
                 "knockd" => tables.services.extend(reader.named(Section::Knockd, value)?),
                 "http" => tables.services.extend(reader.named(Section::Http, value)?),
+                "firewalls" => tables.services.extend(reader.named(Section::Firewalls, value)?),
                 other => {
                     let near = habits::near(other, TABLES);
                     let near =

@@ -1,0 +1,182 @@
+//! The flags of `firewall`, and their options.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use knockpipe_firewall::nftables::{self, Hooks, NftablesOptions};
+use knockpipe_firewall::{AtExit, Ports};
+use nix::unistd::Uid;
+
+use super::gate_args::StoreRuleArgs;
+use super::times;
+use crate::firewall::{BackendOptions, Options};
+use crate::run::Failure;
+use crate::sys::keyfile::Access;
+
+/// Heading of these flags.
+pub(super) const FIREWALL: &str = "Firewall";
+
+/// Longest name of a table.
+const LONGEST_TABLE: usize = 100;
+
+/// The flags of a firewall that follows a gate.
+#[derive(Debug, Args)]
+pub(super) struct FirewallArgs {
+    /// Ports that only addresses of the store may connect to, such as
+    /// 22,514/udp,5000-5010/tcp
+    #[arg(long, value_name = "PORTS", required = true, help_heading = FIREWALL)]
+    ports: Option<Ports>,
+
+    /// The firewall: nftables
+    #[arg(long, value_name = "BACKEND", default_value = "nftables", help_heading = FIREWALL)]
+    backend: BackendChoice,
+
+    /// Packets that are looked at: input, those for programs of this host; forward, those that it
+    /// sends on, as to Docker's published ports; repeatable [default: input]
+    #[arg(long, value_name = "HOOK[,HOOK]", value_delimiter = ',', help_heading = FIREWALL)]
+    hook: Vec<HookChoice>,
+
+    /// End the connections of an address that loses its right to connect
+    #[arg(long, help_heading = FIREWALL)]
+    cut: bool,
+
+    /// Answer strangers with an error instead of with nothing
+    #[arg(long, help_heading = FIREWALL)]
+    reject: bool,
+
+    /// Name of the table, which is this service's alone [default: knockpipe, or knockpipe-NAME of
+    /// a service with a name]
+    #[arg(long, value_name = "NAME", help_heading = FIREWALL)]
+    table: Option<TableName>,
+
+    /// The firewall after the end of the process: keep what is there, or remove it, which opens the
+    /// ports to all
+    #[arg(long, value_name = "WHAT", default_value = "keep", help_heading = FIREWALL)]
+    at_exit: AtExitChoice,
+
+    /// Longest wait at the start for the gate's store
+    #[arg(
+        short = 'o', long, value_name = "DURATION", default_value = "5s",
+        value_parser = times::parse, allow_negative_numbers = true, help_heading = FIREWALL
+    )]
+    timeout: Duration,
+
+    /// Accept files with secrets that their group or others can read or change
+    #[arg(long)]
+    allow_readable_key: bool,
+
+    #[command(flatten)]
+    gate: StoreRuleArgs,
+}
+
+/// `--backend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendChoice {
+    Nftables,
+}
+
+/// `--hook`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HookChoice {
+    Input,
+    Forward,
+}
+
+/// `--at-exit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AtExitChoice {
+    Keep,
+    Remove,
+}
+
+/// `--table`.
+#[derive(Clone, Debug)]
+struct TableName(String);
+
+/// A text that is no name of a table.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is no name of a table; write letters, digits, '-', '_' and '.', a letter first")]
+struct BadTableName(String);
+
+impl FromStr for TableName {
+    type Err = BadTableName;
+
+    fn from_str(text: &str) -> Result<Self, BadTableName> {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let starts = text.starts_with(|first: char| first.is_ascii_alphabetic());
+        let is_name = starts && text.bytes().all(is_part) && text.len() <= LONGEST_TABLE;
+        is_name.then(|| Self(text.to_owned())).ok_or_else(|| BadTableName(text.to_owned()))
+    }
+}
+
+impl FirewallArgs {
+    /// Returns the files that are read again on a reload.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.gate.files().cloned().collect()
+    }
+
+    /// Returns the service that these arguments describe, by this name.
+    ///
+    /// # Errors
+    /// [`Failure`] of the arguments, or of the files and programs that they name.
+    pub(super) fn options(
+        &self,
+        name: Option<Arc<str>>,
+        user: Option<Uid>,
+    ) -> Result<Options, Failure> {
+        let access = Access { by_others: self.allow_readable_key, user };
+        let gate = self.gate.options(access)?.ok_or(NoStore)?;
+        let backend = match self.backend {
+            BackendChoice::Nftables => BackendOptions::Nftables(self.nftables(name.as_deref())?),
+        };
+        let at_exit = match self.at_exit {
+            AtExitChoice::Keep => AtExit::Keep,
+            AtExitChoice::Remove => AtExit::Remove,
+        };
+        Ok(Options { name, gate, backend, at_exit, timeout: self.timeout })
+    }
+
+    fn nftables(&self, name: Option<&str>) -> Result<NftablesOptions, Failure> {
+        let program = nftables::find().map_err(|error| Failure::Usage(error.into()))?;
+        let table = match (&self.table, name) {
+            (Some(TableName(table)), _) => table.clone(),
+            (None, Some(name)) => format!("knockpipe-{name}"),
+            (None, None) => "knockpipe".to_owned(),
+        };
+        // Not the parser's: `[defaults]` is parsed without it.
+        let ports = self.ports.clone().ok_or(NoPorts)?;
+        let has = |hook| self.hook.contains(&hook);
+        let hooks = Hooks {
+            input: self.hook.is_empty() || has(HookChoice::Input),
+            forward: has(HookChoice::Forward),
+        };
+        Ok(NftablesOptions { program, table, ports, hooks, cut: self.cut, reject: self.reject })
+    }
+}
+
+/// No `--gate`.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing says who may connect; add --gate redis://HOST:PORT or file:PATH")]
+struct NoStore;
+
+impl From<NoStore> for Failure {
+    fn from(error: NoStore) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+/// No `--ports`.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--ports is missing; add those that only addresses of the store may connect to, such as 22"
+)]
+struct NoPorts;
+
+impl From<NoPorts> for Failure {
+    fn from(error: NoPorts) -> Self {
+        Self::Usage(error.into())
+    }
+}

@@ -1,0 +1,253 @@
+//! The loop that keeps a firewall in step: determines what is wanted, compares it with what is
+//! there, and carries out the steps between, after each change of the store or of the firewall.
+//!
+//! What was carried out is remembered, so that a change of the store costs no reading of the
+//! firewall. The memory counts until the firewall was changed by others, the clock was set, or an
+//! attempt failed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use knockpipe_firewall::{
+    AtExit, Backend, BackendError, Entries, Retry, Step, Wanted, reconcile, wanted,
+};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::gate::ContentWatch;
+use crate::observe::firewall::FirewallMeters;
+use crate::unix_time::UnixMillis;
+
+/// Interval at which the firewall is read although nothing points to a change.
+const LOOK_ANYWAY: Duration = Duration::from_secs(300);
+
+/// The first pause after a failure, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Pause after a failure that only an operator can end.
+const OPERATOR_PAUSE: Duration = Duration::from_secs(30);
+
+/// Least time between two lines about repairs.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Time that the firewall may take at the end.
+const LAST_WISH: Duration = Duration::from_secs(35);
+
+/// The surroundings of a firewall.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// Its name in the log.
+    pub(super) tunnel: Option<Arc<str>>,
+    /// What the gate goes by.
+    pub(super) content: Arc<ContentWatch>,
+    /// Its state, for operators.
+    pub(super) state: Arc<FirewallMeters>,
+    pub(super) stop: CancellationToken,
+    pub(super) is_taken_over: Arc<AtomicBool>,
+    pub(super) at_exit: AtExit,
+}
+
+/// A firewall with what is known of it.
+struct Keeper<B> {
+    place: Place,
+    backend: B,
+    /// Entries that should be there.
+    memory: Option<Entries>,
+    /// Nobody else changed the firewall since.
+    is_sure: bool,
+    pause: Duration,
+    /// A line said that it is in step.
+    said_in_step: bool,
+    /// The last failure in the log.
+    said_failure: Option<String>,
+    said_repair: Option<Instant>,
+    left_out: Vec<IpNet>,
+}
+
+/// Keeps a firewall in step until the place says to stop.
+pub(super) async fn keep<B: Backend>(place: Place, backend: B) {
+    let mut keeper = Keeper {
+        backend,
+        memory: None,
+        is_sure: false,
+        pause: FIRST_PAUSE,
+        said_in_step: false,
+        said_failure: None,
+        said_repair: None,
+        left_out: vec![],
+        place,
+    };
+    let stop = keeper.place.stop.clone();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = keeper.work() => {}
+    }
+    keeper.end().await;
+}
+
+impl<B: Backend> Keeper<B> {
+    async fn work(&mut self) {
+        // Until then nobody knows what is wanted, and what is there stays.
+        self.place.content.settled().await;
+        loop {
+            match self.round().await {
+                Ok(()) => self.succeeded(),
+                Err(error) => {
+                    let pause = self.failed(&error);
+                    sleep(pause).await;
+                    continue;
+                }
+            }
+            tokio::select! {
+                () = self.place.content.changed() => {
+                    // Ends in the firewall count by another clock than those of the store.
+                    self.is_sure &= !self.place.content.take_all_new();
+                }
+                () = self.backend.altered() => self.is_sure = false,
+                () = sleep(LOOK_ANYWAY) => self.is_sure = false,
+            }
+        }
+    }
+
+    /// Compares once, and carries out the steps.
+    async fn round(&mut self) -> Result<(), BackendError> {
+        if !self.is_sure {
+            self.backend.prepare().await?;
+            let present = self.backend.present().await?;
+            self.note_repairs(&present);
+            self.memory = Some(present);
+            self.is_sure = true;
+        }
+        let Wanted { entries, left_out } = self.wanted();
+        self.note_left_out(left_out);
+        let present = self.memory.get_or_insert_default();
+        let steps = reconcile(&entries, present, self.backend.keeps());
+        if !steps.is_empty() {
+            self.backend.apply(&steps).await?;
+            present.take(&steps);
+            self.place.state.lock().steps += steps.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn wanted(&self) -> Wanted {
+        self.place
+            .content
+            .read(|content| wanted(content.rules, content.store, content.policy, content.now))
+    }
+
+    /// Counts the entries that others have removed or added since the last look.
+    fn note_repairs(&mut self, present: &Entries) {
+        let Some(memory) = &self.memory else { return };
+        let keeps = self.backend.keeps();
+        // What has just ended may be gone or not.
+        let later = self.now().saturating_add(keeps.ends.unwrap_or_default());
+        let (mut memory, mut present) = (memory.clone(), present.clone());
+        for entries in [&mut memory, &mut present] {
+            entries.expire(later);
+        }
+        let differing = reconcile(&memory, &present, keeps);
+        let repairs = differing.iter().filter(|step| !matches!(step, Step::Change(_))).count();
+        if repairs == 0 {
+            return;
+        }
+        self.place.state.lock().repairs += repairs as u64;
+        if self.said_repair.is_none_or(|at| at.elapsed() >= QUIET) {
+            self.said_repair = Some(Instant::now());
+            warn!(
+                tunnel = self.place.tunnel.as_deref(),
+                backend = self.backend.name(),
+                entries = repairs,
+                detail = "see 'knockpipe firewall check' for what is on this host",
+                "firewall was changed by somebody else; putting it right"
+            );
+        }
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.place.content.read(|content| content.now)
+    }
+
+    fn note_left_out(&mut self, left_out: Vec<IpNet>) {
+        for network in left_out.iter().filter(|network| !self.left_out.contains(network)) {
+            warn!(
+                tunnel = self.place.tunnel.as_deref(), %network,
+                detail = "remove bans in it, or allow smaller networks",
+                "network left out of the firewall: too many parts of it are banned"
+            );
+        }
+        self.left_out = left_out;
+    }
+
+    fn succeeded(&mut self) {
+        self.pause = FIRST_PAUSE;
+        self.said_failure = None;
+        let entries = self.memory.as_ref().map_or(0, Entries::len);
+        {
+            let mut state = self.place.state.lock();
+            state.entries = entries;
+            state.last_success = Some(SystemTime::now());
+            state.trouble = None;
+        }
+        if !self.said_in_step {
+            self.said_in_step = true;
+            let (tunnel, backend) = (self.place.tunnel.as_deref(), self.backend.name());
+            info!(tunnel, backend, entries, "firewall in step");
+        }
+    }
+
+    /// Notes a failure. Returns the pause before another attempt.
+    fn failed(&mut self, error: &BackendError) -> Duration {
+        self.is_sure = false;
+        let text = error.to_string();
+        {
+            let mut state = self.place.state.lock();
+            state.errors += 1;
+            state.trouble = Some(text.clone());
+        }
+        if self.said_failure.as_ref() != Some(&text) {
+            let (tunnel, backend) = (self.place.tunnel.as_deref(), self.backend.name());
+            warn!(tunnel, backend, error = text, "firewall not in step");
+            self.said_failure = Some(text);
+            self.said_in_step = false;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        match error.retry {
+            Retry::Soon => pause,
+            Retry::After(time) => time.max(pause),
+            Retry::Never => OPERATOR_PAUSE,
+        }
+    }
+
+    /// Leaves the firewall as the operator wants it.
+    async fn end(&mut self) {
+        if self.place.is_taken_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let tunnel = self.place.tunnel.clone();
+        let left = timeout(LAST_WISH, self.backend.at_exit(self.place.at_exit)).await;
+        let backend = self.backend.name();
+        match (left, self.place.at_exit) {
+            (Ok(Ok(())), AtExit::Keep) => {
+                info!(tunnel = tunnel.as_deref(), backend, "firewall stays as it is");
+            }
+            (Ok(Ok(())), AtExit::Remove) => {
+                info!(tunnel = tunnel.as_deref(), backend, "firewall removed");
+            }
+            (Ok(Err(error)), _) => {
+                let error = error.to_string();
+                warn!(tunnel = tunnel.as_deref(), backend, error, "firewall not removed");
+            }
+            (Err(_), _) => {
+                let error = "it took too long; remove it by hand";
+                warn!(tunnel = tunnel.as_deref(), backend, error, "firewall not removed");
+            }
+        }
+    }
+}

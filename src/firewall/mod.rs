@@ -1,0 +1,18 @@
+//! The service that keeps a firewall in step with the gate's store.
+//!
+//! ```text
+//!   options   settings of the service
+//!   service   the service: its start and its end, its state
+//!   keeper    the loop: what is wanted, what is there, the steps between, and again
+//! ```
+//!
+//! It listens on nothing and writes no store. What may connect is determined by the crate
+//! `knockpipe-firewall`, which has the back ends as well; here are the store, the clock and the
+//! repetition.
+
+mod keeper;
+mod options;
+mod service;
+
+pub use options::{BackendOptions, Options};
+pub use service::{DESCRIPTORS, Firewall, LAST_CHANGE};
