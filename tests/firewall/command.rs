@@ -30,6 +30,8 @@ fn a_look_changes_nothing_and_says_what_differs() {
     assert!(text(&status).contains("  203.0.113.7/32 for ever"), "{status:?}");
     world.nft(&["add table inet late"]);
     world.nft(&["add chain inet late input { type filter hook input priority 9; policy drop; }"]);
+    // The store has to answer.
+    world.nft(&["add rule inet late input iifname lo accept"]);
     let check = world.run(&[&["firewall", "check"], &flags[..]].concat());
     let said = text(&check);
     assert!(said.contains("in the way: chain inet late input drops by default"), "{said}");

@@ -19,7 +19,7 @@ fn each_policy_holds_in_the_firewall_while_the_store_is_away() {
         for (source, is_open) in [(PEER, is_in), (OTHER, is_other_in), ("203.0.113.9", false)] {
             eventually(&format!("{policy}: {source}"), || world.is_open(source) == is_open);
         }
-        world.redis.revive();
+        world.revive();
         world.redis.ask("SADD ip-allowed 203.0.113.7");
         world.wait_open(PEER);
         world.wait_closed(OTHER);
@@ -35,7 +35,7 @@ fn what_is_stale_is_over_after_its_time_and_a_start_without_a_store_closes() {
     world.redis.kill();
     world.wait_closed(PEER);
     crate::lets_in::end(&mut firewall);
-    world.redis.revive();
+    world.revive();
     world.redis.ask("SADD ip-allowed 203.0.113.7");
     let mut firewall = world.firewall(&[]);
     world.wait_open(PEER);

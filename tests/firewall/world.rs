@@ -74,6 +74,12 @@ impl World {
         program
     }
 
+    /// Starts the store again, after it was killed.
+    pub(crate) fn revive(&mut self) {
+        let Self { net, redis, .. } = self;
+        net.at_gate(|| redis.revive());
+    }
+
     /// Runs a command of the program to its end, on the host.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         let run = || Command::new(binary()).args(args).output().expect("it starts");
