@@ -9,10 +9,11 @@ use knockpipe::cli;
 pub(crate) const RENEW: &str = "cargo run --locked --example generate -- flags >docs/FLAGS.md";
 
 /// Commands that share a table, under its heading.
-const GROUPS: [(&str, &[&str]); 6] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     ("Tunnels", &["encrypt", "decrypt", "pipe"]),
     ("Knocks", &["knock"]),
     ("Services of HTTP", &["knockd", "http"]),
+    ("Firewalls", &["firewall"]),
     ("Configuration files", &["run", "check"]),
     ("Keys and the demo", &["keygen", "key-id", "demo"]),
     ("Running processes", &["status", "who", "kick", "drain", "reload"]),
@@ -62,6 +63,9 @@ pub(crate) fn document() -> String {
     let token = knockd.find_subcommand("token").expect("a command");
     let members: Vec<&Command> = token.get_subcommands().collect();
     text += &section("Tokens", "knockpipe knockd token", &members);
+    let firewall = command.find_subcommand("firewall").expect("a command");
+    let members: Vec<&Command> = firewall.get_subcommands().collect();
+    text += &section("Looking at a firewall", "knockpipe firewall", &members);
     let gate = command.find_subcommand("gate").expect("a command");
     let members: Vec<&Command> = gate.get_subcommands().collect();
     text += &section("The gate", "knockpipe gate", &members);

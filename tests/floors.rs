@@ -291,6 +291,8 @@ const FLOORS: &[Floor] = &[
         paths: &["cli", "main.rs", "lib.rs"],
         may_import: &[
             "addr",
+            "civil",
+            "firewall",
             "duration",
             "printable",
             "secret",

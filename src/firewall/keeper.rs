@@ -21,9 +21,6 @@ use crate::gate::ContentWatch;
 use crate::observe::firewall::FirewallMeters;
 use crate::unix_time::UnixMillis;
 
-/// Interval at which the firewall is read although nothing points to a change.
-const LOOK_ANYWAY: Duration = Duration::from_secs(300);
-
 /// The first pause after a failure, and the longest one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -62,6 +59,8 @@ struct Keeper<B> {
     pause: Duration,
     /// A line said that it is in step.
     said_in_step: bool,
+    /// Failure of a part in this round.
+    trouble: Option<BackendError>,
     /// The last failure in the log.
     said_failure: Option<String>,
     said_repair: Option<Instant>,
@@ -76,6 +75,7 @@ pub(super) async fn keep<B: Backend>(place: Place, backend: B) {
         is_sure: false,
         pause: FIRST_PAUSE,
         said_in_step: false,
+        trouble: None,
         said_failure: None,
         said_repair: None,
         left_out: vec![],
@@ -96,20 +96,25 @@ impl<B: Backend> Keeper<B> {
         self.place.content.settled().await;
         loop {
             match self.round().await {
-                Ok(()) => self.succeeded(),
+                Ok(()) => match self.trouble.take() {
+                    None => self.succeeded(),
+                    // The rest of it is as it should be, and there is nothing to try sooner.
+                    Some(error) => self.note_failure(&error),
+                },
                 Err(error) => {
                     let pause = self.failed(&error);
                     sleep(pause).await;
                     continue;
                 }
             }
+            let reread = self.backend.reread();
             tokio::select! {
                 () = self.place.content.changed() => {
                     // Ends in the firewall count by another clock than those of the store.
                     self.is_sure &= !self.place.content.take_all_new();
                 }
                 () = self.backend.altered() => self.is_sure = false,
-                () = sleep(LOOK_ANYWAY) => self.is_sure = false,
+                () = sleep(reread) => self.is_sure = false,
             }
         }
     }
@@ -119,6 +124,7 @@ impl<B: Backend> Keeper<B> {
         if !self.is_sure {
             self.backend.prepare().await?;
             let present = self.backend.present().await?;
+            self.trouble = self.backend.trouble();
             self.note_repairs(&present);
             self.memory = Some(present);
             self.is_sure = true;
@@ -130,6 +136,7 @@ impl<B: Backend> Keeper<B> {
         if !steps.is_empty() {
             self.backend.apply(&steps).await?;
             present.take(&steps);
+            self.trouble = self.backend.trouble();
             self.place.state.lock().steps += steps.len() as u64;
         }
         Ok(())
@@ -204,6 +211,18 @@ impl<B: Backend> Keeper<B> {
     /// Notes a failure. Returns the pause before another attempt.
     fn failed(&mut self, error: &BackendError) -> Duration {
         self.is_sure = false;
+        self.note_failure(error);
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        match error.retry {
+            Retry::Soon => pause,
+            Retry::After(time) => time.max(pause),
+            Retry::Never => OPERATOR_PAUSE,
+        }
+    }
+
+    /// Shows a failure in status and metrics, and once in the log.
+    fn note_failure(&mut self, error: &BackendError) {
         let text = error.to_string();
         {
             let mut state = self.place.state.lock();
@@ -215,13 +234,6 @@ impl<B: Backend> Keeper<B> {
             warn!(tunnel, backend, error = text, "firewall not in step");
             self.said_failure = Some(text);
             self.said_in_step = false;
-        }
-        let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
-        match error.retry {
-            Retry::Soon => pause,
-            Retry::After(time) => time.max(pause),
-            Retry::Never => OPERATOR_PAUSE,
         }
     }
 

@@ -31,6 +31,7 @@ pub(super) fn announce(
     }
     options.web().iter().for_each(|options| warn_of_proxies(options));
     match options {
+        ServiceOptions::Firewall(_) => {}
         ServiceOptions::Knockd(options) => {
             warn_of_excluded(tunnel, options);
             warn_of_rules(tunnel, &options.rules);

@@ -40,6 +40,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// all day keep no processor busy here.
 const SHARE: u32 = 4;
 
+/// Interval at which the table is read although nothing points to a change.
+const LOOK_ANYWAY: Duration = Duration::from_secs(300);
+
 /// Reads until nothing changes meanwhile.
 const MOST_READS: usize = 3;
 
@@ -157,6 +160,12 @@ impl Backend for Nftables {
 
     fn keeps(&self) -> Keeps {
         Keeps { ends: Some(LATE), labels: false }
+    }
+
+    /// Each change of the rule set is noticed; this is for a clock that runs apart from the
+    /// kernel's.
+    fn reread(&self) -> Duration {
+        LOOK_ANYWAY
     }
 
     async fn prepare(&mut self) -> Result<(), BackendError> {
