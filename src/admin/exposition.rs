@@ -333,14 +333,25 @@ impl Writer<'_> {
             })
         });
         self.counter("knocks", "Datagrams that arrived for knocks, and failed renewals", results)?;
-        let over_http = tunnels.iter().filter(|view| view.kind != Kind::Tunnel);
-        let results = over_http.flat_map(|TunnelView { meters, .. }| {
+        let over_http = || tunnels.iter().filter(|view| view.kind.is_web());
+        let results = over_http().flat_map(|TunnelView { meters, .. }| {
             HttpKnockResult::ALL.map(|result| {
                 let labels = vec![tunnel(meters), ("result", result.as_str().to_owned())];
                 (labels, meters.http_knocks.get(result))
             })
         });
-        self.counter("http_knocks", "Knocks over HTTP, by what became of them", results)
+        self.counter("http_knocks", "Knocks over HTTP, by what became of them", results)?;
+        let requests = over_http().flat_map(|TunnelView { meters, .. }| {
+            let labels = |class: &str| vec![tunnel(meters), ("status", class.to_owned())];
+            meters.http_requests.all().map(move |(class, count)| (labels(class), count))
+        });
+        self.counter("http_requests", "Requests over HTTP, by class of status", requests)?;
+        let askers = tunnels.iter().filter(|view| view.kind == Kind::Knockd);
+        let verified = askers.flat_map(|TunnelView { meters, .. }| {
+            let labels = |result: &str| vec![tunnel(meters), ("result", result.to_owned())];
+            meters.verified.all().map(move |(result, count)| (labels(result), count))
+        });
+        self.counter("verify", "Questions of proxies, by their answer", verified)
     }
 
     fn gauge(

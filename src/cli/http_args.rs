@@ -101,7 +101,9 @@ pub(super) struct HttpArgs {
     #[arg(long, value_name = "NAME", requires = "redirect", help_heading = GATE)]
     redirect_parameter: Option<Parameter>,
 
-    /// Connections of clients at once, and requests; 0 is as many as file descriptors allow
+    /// Connections of clients at once, and requests; further connections wait, but with --redirect,
+    /// --knock-page or trusted proxies the source with most loses one that was not let in; 0 is as
+    /// many as file descriptors allow
     #[arg(
         short = 'n', long, value_name = "N", default_value = "1024",
         allow_negative_numbers = true, help_heading = LIMITS

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::http_target::HttpTarget;
 use crate::gate::redis_store::{AddressError, Credentials, Node, RedisAddress, Servers};
+use crate::printable::printable;
 use crate::run::Failure;
 
 /// Name of the program, and the beginning of the names that its packages give it.
@@ -108,6 +109,11 @@ pub(super) enum TranslateError {
     /// A flag at the end of the line.
     #[error("-{0} has no value; write one after it")]
     NoValue(String),
+    /// A command of several words, each for itself.
+    #[error(
+        "-script takes one word, and '{1}' follows it; put the command in quotes: -script '{0} {1}'"
+    )]
+    Unquoted(String, String),
     /// A value that is none.
     #[error("{0}: {1}")]
     Value(&'static str, String),
@@ -227,8 +233,28 @@ impl Given {
                 }
             };
             given.set(name, value);
+            if name == "script" {
+                given.refuse_more(words.clone())?;
+            }
         }
         Ok(given)
+    }
+
+    /// Refuses words that seem to belong to the command: redis-knocking stops reading there, and
+    /// forgets what follows.
+    fn refuse_more<'a>(
+        &self,
+        words: impl Iterator<Item = &'a OsString>,
+    ) -> Result<(), TranslateError> {
+        let is_flag = |word: &&OsString| word.as_encoded_bytes().starts_with(b"-");
+        let text = |word: &OsString| printable(&word.to_string_lossy()).to_string();
+        let more: Vec<String> = words.take_while(|word| !is_flag(word)).map(text).collect();
+        match &self.script {
+            Some(script) if !more.is_empty() => {
+                Err(TranslateError::Unquoted(text(script), more.join(" ")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn set(&mut self, name: &str, value: OsString) {
@@ -421,5 +447,22 @@ mod tests {
         for line in ["-e -s a:1 -t b:2 -k f", "-d -s [::]:1 -t /x -k f --set x", "--target x"] {
             assert!(!is_spelled(&words(line)), "{line}");
         }
+    }
+
+    #[test]
+    fn a_command_without_quotes_is_refused_with_them() {
+        let redis = "-redis redis://127.0.0.1";
+        for line in [
+            format!("{redis} -script npm run dev"),
+            format!("-script npm run dev {redis}"),
+            format!("--script=npm run dev {redis}"),
+        ] {
+            let error = translate(&words(&line)).unwrap_err().to_string();
+            assert!(
+                error.contains("; put the command in quotes: -script 'npm run dev'"),
+                "{error}"
+            );
+        }
+        assert!(translate(&words(&format!("-script npm {redis} --keep 1"))).is_ok());
     }
 }

@@ -17,12 +17,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::HeaderName;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::hold::{Hold, NeverSent};
+use super::hold::NeverSent;
 use super::server::Lease;
 use crate::http::fields::without_special;
 use crate::net::Slot;
@@ -59,8 +58,8 @@ pub(super) enum BrokenBody {
 pub(super) struct Held {
     /// Its early end; `None` where that of the connection is enough.
     pub(super) ending: Option<Ending>,
-    /// Its place among the requests at once.
-    pub(super) slot: Slot,
+    /// Its place among the requests at once, until the request and the answer have ended.
+    pub(super) slot: Arc<Slot>,
 }
 
 /// Use of a client's connection.
@@ -81,30 +80,12 @@ pub(super) struct Client {
 }
 
 /// Limit of the time in which nothing comes.
-#[derive(Debug)]
-struct Stall {
+pub(super) struct Stall {
     limit: Option<Duration>,
     /// The moment at which something last came, while the alarm is set.
     last: Instant,
     /// Set once there was a wait: most bodies come at once.
     alarm: Option<Pin<Box<Sleep>>>,
-}
-
-/// Body of a request on its way to the server; `None` where there is none. Small, since hyper moves
-/// it along with the request several times.
-#[derive(Debug)]
-pub(super) struct RequestBody(Option<Box<ClientBody>>);
-
-/// Body that a client sends.
-#[derive(Debug)]
-struct ClientBody {
-    body: Incoming,
-    hold: Option<Hold>,
-    stall: Stall,
-    /// Notified when all of it has gone, or none will.
-    sent: Option<Arc<Notify>>,
-    /// The operator's field with the client's address, which no trailer may be.
-    client_header: Option<HeaderName>,
 }
 
 /// Body of an answer on its way to the client. The server's connection waits for the next request
@@ -117,7 +98,7 @@ pub(super) struct ResponseBody {
     stall: Stall,
     /// Bytes so far, up to [`LONG`].
     bytes: usize,
-    _slot: Slot,
+    _slot: Arc<Slot>,
 }
 
 /// Early end of an answer.
@@ -147,19 +128,19 @@ struct Watch {
 // === impl Stall ===
 
 impl Stall {
-    fn new(limit: Option<Duration>) -> Self {
+    pub(super) fn new(limit: Option<Duration>) -> Self {
         Self { limit, last: Instant::now(), alarm: None }
     }
 
     /// Notes that something came.
-    fn moved(&mut self) {
+    pub(super) fn moved(&mut self) {
         if self.alarm.is_some() {
             self.last = Instant::now();
         }
     }
 
     /// Waits until nothing has come for too long.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
         if self.alarm.is_none() {
             self.last = Instant::now();
@@ -173,81 +154,6 @@ impl Stall {
             alarm.as_mut().reset(end);
         }
         Poll::Pending
-    }
-}
-
-// === impl RequestBody ===
-
-impl RequestBody {
-    /// Wraps a client's body. `sent` is notified when all of it has gone; no trailer of it is the
-    /// `client_header`.
-    pub(super) fn new(
-        body: Incoming,
-        hold: Option<Hold>,
-        idle: Option<Duration>,
-        sent: Option<Arc<Notify>>,
-        client_header: Option<HeaderName>,
-    ) -> Self {
-        let stall = Stall::new(idle);
-        Self(Some(Box::new(ClientBody { body, hold, stall, sent, client_header })))
-    }
-
-    /// Makes the body of a request that has none.
-    pub(super) fn nothing() -> Self {
-        Self(None)
-    }
-}
-
-impl ClientBody {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
-        if let Some(hold) = &self.hold {
-            match hold.poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(never)) => return Poll::Ready(Some(Err(never.into()))),
-                Poll::Ready(Ok(())) => self.hold = None,
-            }
-        }
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                self.stall.moved();
-                let frame = frame.map(|frame| frame.map_err(BrokenBody::from));
-                let own = self.client_header.as_ref();
-                Poll::Ready(frame.map(|frame| frame.map(|frame| without_special(frame, own))))
-            }
-            Poll::Pending => match self.stall.poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(BrokenBody::Stalled))),
-                Poll::Pending => Poll::Pending,
-            },
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BrokenBody;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
-        self.0.as_mut().map_or(Poll::Ready(None), |body| body.poll_frame(cx))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|client| client.body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |client| client.body.size_hint())
-    }
-}
-
-impl Drop for ClientBody {
-    fn drop(&mut self) {
-        self.sent.iter().for_each(|sent| sent.notify_one());
     }
 }
 

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::RequestBody;
 use super::options::{Options, TargetHost};
+use super::upload::RequestBody;
 use crate::http::ClientTls;
 use crate::printable::printable;
 use crate::reason::CloseReason;

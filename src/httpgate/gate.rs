@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answers;
-use super::body::Line;
+use super::body::{Ending, Line};
 use super::browser;
 use super::dialer::Dialer;
 use super::forwarded;
@@ -252,7 +252,11 @@ impl HttpGate {
             host: forwarded::host(headers, is_trusted, own.as_ref()),
             path: path.map_or("/", |path| path.as_str()),
         };
-        redirect.location(page).map(answers::found)
+        let Some(location) = redirect.location(page) else {
+            self.stay_silent(line, visitor).await;
+            return None;
+        };
+        Some(answers::found(location))
     }
 
     /// Returns the page on which a client can get in. None is for those that a rule of the operator
@@ -337,6 +341,13 @@ impl HttpGate {
             }
             CloseReason::Revoked
         }
+    }
+
+    /// Returns another end of what the gate admitted: that of a permit of its own. `None` is at
+    /// once, where it is not admitted any more, which the first permit tells.
+    pub(super) async fn another_ending(self: &Arc<Self>, peer: Peer) -> Option<Ending> {
+        let permit = self.gate.admit(peer).await.ok()?;
+        Some(Box::pin(self.revoked(permit)))
     }
 
     /// Looks after idle connections and the log until the service stops.

@@ -10,7 +10,8 @@
 //!   head       heads of messages: what is refused, and what changes on the way (pure)
 //!   hop        fields that belong to one connection (pure)
 //!   forwarded  fields that tell the server about the client (pure)
-//!   body       bodies on their way, and their early ends
+//!   upload     body of a request on its way
+//!   body       body of an answer on its way, and its early end
 //!   hold       a body that waits for the server's word (pure)
 //!   server     connections to the server: dialled, used again, kept
 //!   dialer     new connections, with TLS or without, and whether a server works
@@ -37,6 +38,7 @@ mod passage;
 mod redirect;
 mod server;
 mod upgrade;
+mod upload;
 
 pub use gate::{HttpGate, Parts};
 pub use options::{Options, TargetHost, WebTarget};

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::answers::{Failure, bad_request};
-use super::body::{Client, Ending, Held, Line, RequestBody, ResponseBody};
+use super::body::{Client, Ending, Held, Line, ResponseBody, Stall};
 use super::forwarded::{self, Hop};
 use super::gate::HttpGate;
 use super::head::{self, Facts, HostOfServer, Length};
@@ -20,6 +20,7 @@ use super::hop;
 use super::options::TargetHost;
 use super::server::{Answer, NoAnswer, Outgoing};
 use super::upgrade::BothSides;
+use super::upload::{RequestBody, Upload};
 use crate::addr::ClientAddr;
 use crate::gate::{Peer, Permit};
 use crate::http::Body;
@@ -54,7 +55,13 @@ impl Passage {
             Ok(facts) => facts,
             Err(bad) => return Some(bad_request(bad)),
         };
-        let outgoing = self.outgoing(head, body, &facts);
+        let slot = Arc::new(slot);
+        let upload_ending = match &ending {
+            Some(_) if !body.is_end_stream() => self.gate.another_ending(self.peer).await,
+            _ => None,
+        };
+        let held = Held { ending: upload_ending, slot: Arc::clone(&slot) };
+        let outgoing = self.outgoing(head, body, &facts, held);
         let answered = match &mut ending {
             Some(ending) => tokio::select! {
                 biased;
@@ -92,6 +99,7 @@ impl Passage {
         mut head: hyper::http::request::Parts,
         body: Incoming,
         facts: &Facts,
+        held: Held,
     ) -> Outgoing {
         let length = match body.size_hint().exact() {
             _ if body.is_end_stream() => Length::Nothing,
@@ -126,9 +134,15 @@ impl Passage {
         }
         let hold = facts.is_expecting.then(Hold::default);
         let sent = Arc::new(Notify::new());
-        let notify = Some(Arc::clone(&sent));
-        let body = RequestBody::new(body, hold.clone(), self.gate.idle_time, notify, own.cloned());
-        let mut request = Request::from_parts(head, body);
+        let upload = Upload {
+            body,
+            hold: hold.clone(),
+            stall: Stall::new(self.gate.idle_time),
+            sent: Arc::clone(&sent),
+            client_header: own.cloned(),
+            held,
+        };
+        let mut request = Request::from_parts(head, RequestBody::from(upload));
         if let Some(hold) = hold.clone() {
             hyper::ext::on_informational(&mut request, move |word| {
                 if word.status() == StatusCode::CONTINUE {

@@ -21,10 +21,10 @@ use hyper::{HeaderMap, Request, Response};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::body::RequestBody;
 use super::dialer::Dialer;
 use super::hold::Hold;
 use super::idle::{IdleSet, Taken};
+use super::upload::RequestBody;
 use crate::observe::metrics::Meters;
 use crate::printable::printable;
 use crate::reason::CloseReason;

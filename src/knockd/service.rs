@@ -43,9 +43,14 @@ impl Knockd {
         let proxies = options.web.trusted_proxies.clone();
         let clients = ClientRules::forwarded(proxies.clone());
         let name = options.web.name.clone();
-        let parts = KnockParts { name, clients: clients.clone(), gate: gate.clone(), meters };
+        let parts = KnockParts {
+            name,
+            clients: clients.clone(),
+            gate: gate.clone(),
+            meters: Arc::clone(&meters),
+        };
         let knocks = Arc::new(Knocks::new(&options.rules, parts, before));
-        let verifier = Verifier::new(gate, clients, options.excluded.clone());
+        let verifier = Verifier::new(gate, clients, options.excluded.clone(), meters);
         let router = routes::router(Arc::clone(&knocks), options).merge(verify::router(verifier));
         let disguise = options.disguise.clone().map(|it| Disguised::new(it, Arc::clone(&knocks)));
         Self { knocks, router, disguise, plain: options.plain, proxies }

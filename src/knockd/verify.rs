@@ -17,6 +17,7 @@ use super::paths::{Asked, ExcludedPaths};
 use crate::addr::ClientAddr;
 use crate::gate::Gate;
 use crate::http::ClientRules;
+use crate::observe::{Meters, Verified};
 use crate::web::Visitor;
 
 /// No cache keeps an answer: it holds for a moment.
@@ -33,6 +34,7 @@ pub(super) struct Verifier {
     gate: Gate,
     clients: ClientRules,
     excluded: Arc<ExcludedPaths>,
+    meters: Arc<Meters>,
 }
 
 /// A header that may be sent once.
@@ -71,16 +73,28 @@ pub(super) async fn verify(
 
 impl Verifier {
     /// Creates one that decides by this gate.
-    pub(super) fn new(gate: Gate, clients: ClientRules, excluded: Arc<ExcludedPaths>) -> Self {
-        Self { gate, clients, excluded }
+    pub(super) fn new(
+        gate: Gate,
+        clients: ClientRules,
+        excluded: Arc<ExcludedPaths>,
+        meters: Arc<Meters>,
+    ) -> Self {
+        Self { gate, clients, excluded, meters }
     }
 
     /// Returns the answer to a question of `visitor`.
     fn answer(&self, visitor: &Visitor, headers: &HeaderMap) -> StatusCode {
-        if self.is_excluded(visitor.address(), headers) || self.is_in(visitor, headers) {
-            StatusCode::OK
+        let verified = if self.is_excluded(visitor.address(), headers) {
+            Verified::Excluded
+        } else if self.is_in(visitor, headers) {
+            Verified::Allowed
         } else {
-            StatusCode::UNAUTHORIZED
+            Verified::Denied
+        };
+        self.meters.verified.count(verified);
+        match verified {
+            Verified::Allowed | Verified::Excluded => StatusCode::OK,
+            Verified::Denied => StatusCode::UNAUTHORIZED,
         }
     }
 

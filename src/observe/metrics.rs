@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::http_knocks::HttpKnockMeters;
+use super::http_requests::{HttpRequestMeters, VerifyMeters};
 use super::liveness::Liveness;
 use super::received_knocks::ReceivedKnockMeters;
 use super::sent_knocks::SentKnockMeters;
@@ -48,6 +49,10 @@ pub struct Meters {
     pub received_knocks: ReceivedKnockMeters,
     /// Knocks over HTTP, by what became of them.
     pub http_knocks: HttpKnockMeters,
+    /// Requests over HTTP, by their answers.
+    pub http_requests: HttpRequestMeters,
+    /// Questions of proxies, by their answers.
+    pub verified: VerifyMeters,
     /// Counters of the knocks that it sends.
     pub sent_knocks: Arc<SentKnockMeters>,
     /// Record keys that were replaced by their successor, in sessions that ended.
@@ -96,6 +101,8 @@ impl Meters {
             pool: PoolMeters::default(),
             received_knocks: ReceivedKnockMeters::default(),
             http_knocks: HttpKnockMeters::default(),
+            http_requests: HttpRequestMeters::default(),
+            verified: VerifyMeters::default(),
             sent_knocks: Arc::default(),
             ratchets: Counter::default(),
             ended: Traffic::default(),

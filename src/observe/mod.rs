@@ -5,6 +5,7 @@ pub mod failures;
 mod fields;
 pub mod firewall;
 mod http_knocks;
+mod http_requests;
 mod json;
 pub mod liveness;
 pub mod log;
@@ -19,6 +20,7 @@ pub mod sessions;
 pub mod stderr;
 
 pub use http_knocks::HttpKnockResult;
+pub use http_requests::Verified;
 pub use json::Pairs;
 pub use metrics::Meters;
 pub use received_knocks::KnockResult;

@@ -38,6 +38,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Returns true for a service of HTTP.
+    pub fn is_web(self) -> bool {
+        matches!(self, Self::Knockd | Self::Http)
+    }
+
     /// Returns its word, as in a log line.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -205,7 +205,13 @@ impl<A: Application> WebService<A> {
         let application = || (Arc::clone(&self.application), Arc::clone(&visitor));
         let respond = |request| {
             let (application, visitor) = application();
-            application.respond(request, visitor)
+            let meters = Arc::clone(&self.frontend.meters);
+            async move {
+                let answer = application.respond(request, visitor).await;
+                let status = answer.as_ref().map(|answer| answer.status().as_u16());
+                meters.http_requests.answered(status);
+                answer
+            }
         };
         let answer = |head| {
             let (application, visitor) = application();

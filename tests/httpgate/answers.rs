@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use testkit::address::{deaf, refusing};
+use testkit::admin::{http, metrics_address};
 use testkit::{End, Target};
 
 use crate::http::Message;
@@ -18,6 +19,31 @@ fn expect_plain(gate: &End, status: u16, words: &str, inner: &str) -> Message {
     assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
     assert_eq!(answer.field("cache-control"), Some("no-store"));
     answer
+}
+
+#[test]
+fn requests_are_counted_by_the_class_of_their_answer() {
+    let server = Server::new(|request, peer| {
+        let status = if request.first.contains("/gone") { "404 No" } else { "200 OK" };
+        peer.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+    });
+    let args = ["--trusted-proxies", "127.0.0.0/8", "--allow", "192.0.2.7", "--metrics", ":0"];
+    let gate = start(&server.url(), &args);
+    let ask = |path: &str, client: &str| {
+        let mut wire = connect(&gate);
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"));
+        wire.head().map(|answer| answer.status())
+    };
+    assert_eq!(ask("/", "192.0.2.7"), Some(200));
+    assert_eq!(ask("/gone", "192.0.2.7"), Some(404));
+    assert_eq!(ask("a", "192.0.2.7"), Some(400));
+    assert_eq!(ask("/", "192.0.2.8"), None);
+    let metrics = http(&metrics_address(&gate.program), "GET", "/metrics").body;
+    for (status, count) in [("none", 1), ("2xx", 1), ("3xx", 0), ("4xx", 2)] {
+        let line =
+            format!("knockpipe_http_requests_total{{tunnel=\"http\",status=\"{status}\"}} {count}");
+        assert!(metrics.lines().any(|it| it == line), "{line}: {metrics}");
+    }
 }
 
 #[test]

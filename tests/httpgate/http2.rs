@@ -10,7 +10,7 @@ use std::thread;
 use testkit::certificates::{Authority, Form};
 use testkit::program::require;
 use testkit::redis::Redis;
-use testkit::{End, NEVER, eventually};
+use testkit::{End, Launch, NEVER, eventually};
 
 use crate::http::{Message, Peer};
 use crate::world::{Server, get, hello, launch};
@@ -219,6 +219,42 @@ fn a_request_of_http2_is_as_clean_as_one_of_http1() {
     let seen = server.only();
     assert_eq!((seen.field("host"), seen.field("x-forwarded-for")), (Some("a"), Some("127.0.0.1")));
     assert!(!format!("{:?}", seen.fields).contains("192.0.2.66"), "{seen:?}");
+}
+
+#[test]
+fn requests_under_way_count_after_a_reload() {
+    let server = Server::new(|_, peer| {
+        // There is no answer until the gate ends it.
+        let _ = peer.wire.read_to_ending(NEVER);
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = Authority::new(dir.path(), "ca").issue("web", "", Form::Pkcs8);
+    let file = dir.path().join("knockpipe.toml");
+    let write = |idle: &str| {
+        let text = format!(
+            "[process]\nlog-format = \"json\"\n[http.shop]\nsource = \"127.0.0.1:0\"\n\
+             target = \"{}\"\nallow = \"127.0.0.0/8\"\nmax-sessions = 2\n\
+             tls-cert = \"{}\"\ntls-key = \"{}\"\nidle-timeout = \"{idle}\"\n",
+            server.url(),
+            cert.display(),
+            key.display()
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("10m");
+    let gate = Launch::new("run").args(["-c", file.to_str().unwrap()]).start();
+    let old = Client::connect(&gate, &[]);
+    old.get(1, &[]);
+    old.get(3, &[]);
+    eventually("two requests are under way", || server.seen().len() == 2);
+    write("9m");
+    gate.program.signal(nix::sys::signal::Signal::SIGHUP);
+    gate.program.wait_line("reloaded", |line| line.is("reloaded"));
+    let new = Client::connect(&gate, &[]);
+    new.get(1, &[]);
+    // There is no place for it: it is answered at once.
+    assert_eq!(new.first_of(1), Some(HEADERS));
+    assert_eq!(server.seen().len(), 2);
 }
 
 #[test]

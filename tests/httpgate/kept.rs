@@ -2,9 +2,9 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use testkit::{Target, eventually};
+use testkit::{Launch, Target, eventually};
 
 use crate::http::Peer;
 use crate::world::{Server, connect, get, hello, open_gate, start, url};
@@ -19,6 +19,34 @@ fn requests_of_many_clients_share_few_connections() {
     // One for each worker.
     let workers = std::thread::available_parallelism().unwrap().get() as u64;
     assert!(server.target.counts().accepts() <= workers, "{}", server.target.counts().accepts());
+}
+
+#[test]
+fn those_that_wait_end_with_their_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (Server::hello(), Server::hello());
+    let file = dir.path().join("knockpipe.toml");
+    let write = |server: &Server| {
+        let text = format!(
+            "[process]\nlog-format = \"json\"\n[http.shop]\nsource = \"127.0.0.1:0\"\n\
+             target = \"{}\"\nallow = \"127.0.0.0/8\"\n",
+            server.url()
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write(&old);
+    let gate = Launch::new("run").args(["-c", file.to_str().unwrap()]).start();
+    assert_eq!(connect(&gate).ask(&get("/")).text(), "hello");
+    assert_eq!(old.target.counts().live(), 1);
+    write(&new);
+    gate.program.signal(nix::sys::signal::Signal::SIGHUP);
+    gate.program.wait_line("reloaded", |line| line.is("reloaded"));
+    let reloaded = Instant::now();
+    old.target.wait_idle();
+    // By itself it would have waited for longer.
+    assert!(reloaded.elapsed() < Duration::from_secs(2), "{:?}", reloaded.elapsed());
+    assert_eq!(connect(&gate).ask(&get("/")).text(), "hello");
+    assert_eq!(new.seen().len(), 1);
 }
 
 #[test]

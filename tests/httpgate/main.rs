@@ -19,4 +19,5 @@ mod slow;
 mod smuggling;
 mod tls_target;
 mod upgrades;
+mod uploads;
 mod world;

@@ -17,3 +17,4 @@ mod service;
 mod signed;
 mod token_commands;
 mod vectors;
+mod verified;
