@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use knockpipe_base::unix_time::Expiry;
 
 use crate::backend::Keeps;
-use crate::entries::{Entries, Entry, Lasting};
+use crate::entries::{Entries, Entry, Lasting, order};
 
 /// One change of a firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub fn reconcile(wanted: &Entries, present: &Entries, keeps: Keeps) -> Vec<Step>
             (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some((wish, _)), Some((there, _))) => wish.cmp(there),
+            (Some((wish, _)), Some((there, _))) => order(wish).cmp(&order(there)),
         };
         let wish = if order.is_le() { wanted.next() } else { None };
         let there = if order.is_ge() { present.next() } else { None };

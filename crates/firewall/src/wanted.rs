@@ -11,7 +11,7 @@ use knockpipe_base::unix_time::{Expiry, UnixMillis};
 use knockpipe_gate::rules::INTERNAL;
 use knockpipe_gate::{EffectivePolicy, Internal, Item, Rules, Snapshot};
 
-use crate::entries::{Entries, Entry};
+use crate::entries::{Entries, Entry, order};
 
 /// Parts that one network is cut into at most. One that needs more is left out as a whole: it
 /// would fill a firewall, and to leave the bans out instead would let in who must not.
@@ -71,7 +71,7 @@ pub fn wanted(rules: &Rules, store: &Snapshot, policy: EffectivePolicy, now: Uni
         Item::Banned(member, _) => Some((member.into(), Word::Banned)),
     }));
     // A network before those inside it.
-    words.sort_unstable_by_key(|(network, _): &(IpNet, Word)| *network);
+    words.sort_unstable_by_key(|(network, _)| order(network));
     resolve(&words)
 }
 
@@ -113,14 +113,15 @@ fn resolve(words: &[(IpNet, Word)]) -> Wanted {
         resolving.open(*network, *word);
     }
     while resolving.close() {}
-    resolving.wanted
+    Wanted { entries: resolving.entries.into_iter().collect(), left_out: resolving.left_out }
 }
 
 /// The networks that are open, each inside the one before, and the result so far.
 #[derive(Default)]
 struct Resolving {
     open: Vec<Frame>,
-    wanted: Wanted,
+    entries: Vec<Entry>,
+    left_out: Vec<IpNet>,
 }
 
 impl Resolving {
@@ -167,11 +168,13 @@ impl Resolving {
     /// Adds the network to the result, without its holes.
     fn emit(&mut self, frame: &Frame, end: Expiry) {
         let mut parts = Parts { out: vec![], budget: MOST_PARTS };
-        if !parts.around(frame.network, &frame.holes) {
-            self.wanted.left_out.push(frame.network);
-            return;
+        if frame.holes.is_empty() {
+            self.entries.push(Entry::new(frame.network, end));
+        } else if parts.around(frame.network, &frame.holes) {
+            self.entries.extend(parts.out.into_iter().map(|part| Entry::new(part, end)));
+        } else {
+            self.left_out.push(frame.network);
         }
-        parts.out.into_iter().for_each(|part| self.wanted.entries.add(Entry::new(part, end)));
     }
 }
 

@@ -25,17 +25,17 @@ pub(super) struct Listed {
 /// Reads the sets of a listed table.
 pub(super) fn listed(objects: &[Value]) -> Result<Listed, BackendError> {
     let now = now();
-    let mut listed = Listed::default();
+    let (mut sets, mut entries) = (BTreeSet::new(), vec![]);
     for set in objects.iter().filter_map(|object| object.get("set")) {
         let name = set.get("name").and_then(Value::as_str);
         let Some(own) = name.and_then(SetOf::named) else { continue };
-        listed.sets.insert(own);
+        sets.insert(own);
         let elements = set.get("elem").and_then(Value::as_array);
         for element in elements.into_iter().flatten() {
-            listed.entries.add(read(own, element, now).ok_or_else(|| unknown(element))?);
+            entries.push(read(own, element, now).ok_or_else(|| unknown(element))?);
         }
     }
-    Ok(listed)
+    Ok(Listed { sets, entries: entries.into_iter().collect() })
 }
 
 fn unknown(element: &Value) -> BackendError {
