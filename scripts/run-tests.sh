@@ -8,11 +8,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-with_servers=(gate gate_store knock mariadb pages)
+with_servers=(firewall firewalld gate gate_store knock mariadb nftables pages)
 for_minutes=(network pool)
 working=()
-for file in tests/*.rs tests/*/main.rs; do
-    name=${file#tests/}
+for file in tests/*.rs tests/*/main.rs crates/*/tests/*.rs; do
+    name=${file#*tests/}
     name=${name%/main.rs}
     name=${name%.rs}
     if [[ " ${with_servers[*]} ${for_minutes[*]} suite " != *" $name "* ]]; then
