@@ -41,7 +41,7 @@ enum SiteFlagError {
     /// There is no page.
     #[error("{0} is about the page to knock on; add --knock-page, or leave it out")]
     Pageless(&'static str),
-    /// Nobody could knock.
+    /// There are no tokens to knock with.
     #[error(
         "--knock-page needs tokens; add --tokens FILE: 'knockpipe knockd token new NAME --tokens FILE' makes it"
     )]

@@ -18,7 +18,7 @@ pub enum Group {
     Framing,
     /// The client as a proxy sees it: address, scheme, host, path.
     Client,
-    /// The user, whom a proxy has checked.
+    /// The user that a proxy has checked.
     User,
     /// Whole messages: no hop may drop one of these, and none comes behind a body.
     Message,

@@ -18,14 +18,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::hold::NeverSent;
+use super::ends::{BrokenBody, Ending, Held, Stall};
 use super::server::Lease;
 use crate::http::fields::without_special;
 use crate::net::Slot;
-use crate::reason::CloseReason;
 use crate::web::Visitor;
 
 /// Bytes after which an answer is one that may take long.
@@ -33,34 +32,6 @@ const LONG: usize = 64 * 1024;
 
 /// Time in which hyper has to ask once more for an answer that has to end.
 const LAST_LOOK: Duration = Duration::from_secs(10);
-
-/// Resolves when an exchange has to end although both sides go on. Holds the gate's permit.
-pub(super) type Ending = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
-
-/// Cause of a body that ends before its time.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BrokenBody {
-    /// The sender's connection broke.
-    #[error("the sender ended it: {0}")]
-    Sender(#[from] hyper::Error),
-    /// Nothing came for too long.
-    #[error("nothing came for too long")]
-    Stalled,
-    /// It was not wanted.
-    #[error(transparent)]
-    NeverSent(#[from] NeverSent),
-    /// The exchange had to end.
-    #[error("the client's permission was taken back")]
-    Ended,
-}
-
-/// Guards of an exchange, until its end.
-pub(super) struct Held {
-    /// Its early end; `None` where that of the connection is enough.
-    pub(super) ending: Option<Ending>,
-    /// Its place among the requests at once, until the request and the answer have ended.
-    pub(super) slot: Arc<Slot>,
-}
 
 /// Use of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,15 +48,6 @@ pub(super) enum Line {
 pub(super) struct Client {
     pub(super) visitor: Arc<Visitor>,
     pub(super) line: Line,
-}
-
-/// Limit of the time in which nothing comes.
-pub(super) struct Stall {
-    limit: Option<Duration>,
-    /// The moment at which something last came, while the alarm is set.
-    last: Instant,
-    /// Set once there was a wait: most bodies come at once.
-    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// Body of an answer on its way to the client. The server's connection waits for the next request
@@ -123,38 +85,6 @@ struct Watch {
     moved: Moved,
     visitor: Arc<Visitor>,
     line: Line,
-}
-
-// === impl Stall ===
-
-impl Stall {
-    pub(super) fn new(limit: Option<Duration>) -> Self {
-        Self { limit, last: Instant::now(), alarm: None }
-    }
-
-    /// Notes that something came.
-    pub(super) fn moved(&mut self) {
-        if self.alarm.is_some() {
-            self.last = Instant::now();
-        }
-    }
-
-    /// Waits until nothing has come for too long.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.limit else { return Poll::Pending };
-        if self.alarm.is_none() {
-            self.last = Instant::now();
-        }
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(limit)));
-        while alarm.as_mut().poll(cx).is_ready() {
-            let end = self.last + limit;
-            if end <= Instant::now() {
-                return Poll::Ready(());
-            }
-            alarm.as_mut().reset(end);
-        }
-        Poll::Pending
-    }
 }
 
 // === impl Watch ===

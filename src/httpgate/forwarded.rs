@@ -5,7 +5,7 @@
 //! the same, so that the server can believe them; and so are other fields that name a client or a
 //! user. Only a trusted proxy is believed, and added to; fields about the client that such a proxy
 //! may pass on unseen, Forwarded among them, are made anew or dropped. The user is the proxy's
-//! word: whoever checks users replaces what came.
+//! word: one that checks users replaces what came.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

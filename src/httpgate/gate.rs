@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answers;
-use super::body::{Ending, Line};
+use super::body::Line;
 use super::browser;
 use super::dialer::Dialer;
+use super::ends::Ending;
 use super::forwarded;
 use super::head;
 use super::options::{Options, TargetHost};

@@ -12,6 +12,7 @@
 //!   forwarded  fields that tell the server about the client (pure)
 //!   upload     body of a request on its way
 //!   body       body of an answer on its way, and its early end
+//!   ends       early ends of both, and what is held until then
 //!   hold       a body that waits for the server's word (pure)
 //!   server     connections to the server: dialled, used again, kept
 //!   dialer     new connections, with TLS or without, and whether a server works
@@ -27,6 +28,7 @@ mod answers;
 mod body;
 mod browser;
 mod dialer;
+mod ends;
 mod forwarded;
 mod gate;
 mod head;

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::answers::{Failure, bad_request};
-use super::body::{Client, Ending, Held, Line, ResponseBody, Stall};
+use super::body::{Client, Line, ResponseBody};
+use super::ends::{Ending, Held, Stall};
 use super::forwarded::{self, Hop};
 use super::gate::HttpGate;
 use super::head::{self, Facts, HostOfServer, Length};

@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::HeaderName;
 use tokio::sync::Notify;
 
-use super::body::{BrokenBody, Held, Stall};
+use super::ends::{BrokenBody, Held, Stall};
 use super::hold::Hold;
 use crate::http::fields::without_special;
 
