@@ -136,7 +136,7 @@ mod tests {
         let all = share(&plan, descriptors)?;
         let of_tunnel = |capacity| match capacity {
             Capacity::Tunnel(capacity) => capacity,
-            Capacity::Web(_) => panic!("{capacity:?}"),
+            Capacity::Web(_) | Capacity::None => panic!("{capacity:?}"),
         };
         Ok(all.into_iter().map(of_tunnel).collect())
     }

@@ -29,7 +29,7 @@ fn inside<T: Send>(rules: &Rules, work: impl FnOnce() -> T + Send) -> T {
     };
     thread::scope(|scope| {
         let there = scope.spawn(|| {
-            report(enter(Some(rules)));
+            report(enter(Some(rules), false));
             // Restrictions of a thread apply to the threads that it starts.
             thread::scope(|scope| scope.spawn(work).join().unwrap())
         });
@@ -199,7 +199,7 @@ fn without_landlock_the_rest_holds() {
     let dir = TempDir::new().unwrap();
     let report = thread::scope(|scope| {
         let there = scope.spawn(|| {
-            let report = enter(None);
+            let report = enter(None, false);
             fs::write(dir.path().join("file"), "text").unwrap();
             report
         });
