@@ -36,6 +36,8 @@ pub struct Cloud {
     /// Connections end without an answer.
     pub is_down: bool,
     pub calls: Vec<Call>,
+    /// The requests as they came.
+    pub seen: Vec<Seen>,
     turns: HashMap<String, VecDeque<Duration>>,
 }
 
@@ -65,6 +67,12 @@ pub struct Call {
     pub rules: usize,
 }
 
+/// A request as it came, with names of headers in small letters.
+pub struct Seen {
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
 /// A refusal: code and message.
 struct Refusal(String, String);
 
@@ -80,6 +88,7 @@ impl Default for Cloud {
             failures: vec![],
             is_down: false,
             calls: vec![],
+            seen: vec![],
             turns: HashMap::new(),
         }
     }
@@ -98,6 +107,7 @@ impl Cloud {
         let action = asked.header("x-tc-action").unwrap_or_default().to_owned();
         let body: Value = serde_json::from_slice(asked.body).unwrap_or_default();
         let instance = body["InstanceId"].as_str().unwrap_or_default().to_owned();
+        self.seen.push(Seen { headers: asked.headers.to_vec(), body: asked.body.to_vec() });
         let answer = self.judge(asked, &action, &body);
         let result = answer.as_ref().map_or_else(|refusal| refusal.0.clone(), |_| "ok".to_owned());
         let rules = body["FirewallRules"].as_array().map_or(0, Vec::len);
