@@ -124,6 +124,9 @@ A flag that may be repeated takes several values with commas or blanks between t
 .TP
 .B KNOCKPIPE_GATE_CREDENTIALS
 The content of a file for \-\-gate\-credentials, where there is no place for a file.
+.TP
+.B KNOCKPIPE_LIGHTHOUSE_CREDENTIALS
+The same for \-\-lighthouse\-credentials.
 "#;
 
 const FILES: &str = r#".SH FILES

@@ -10,6 +10,7 @@ use knockpipe_firewall::nftables::{self, Hooks, NftablesOptions};
 use knockpipe_firewall::{AtExit, Ports};
 use nix::unistd::Uid;
 
+use super::firewall_backend_args::{BackendArgs, BackendChoice};
 use super::gate_args::StoreRuleArgs;
 use super::times;
 use crate::firewall::{BackendOptions, Options};
@@ -30,7 +31,8 @@ pub(super) struct FirewallArgs {
     #[arg(long, value_name = "PORTS", required = true, help_heading = FIREWALL)]
     ports: Option<Ports>,
 
-    /// The firewall: nftables
+    /// The firewall: nftables, firewalld, lighthouse (that of a cloud) or exec:PROGRAM, which is
+    /// called with add or remove, a network and the seconds that are left
     #[arg(long, value_name = "BACKEND", default_value = "nftables", help_heading = FIREWALL)]
     backend: BackendChoice,
 
@@ -69,13 +71,10 @@ pub(super) struct FirewallArgs {
     allow_readable_key: bool,
 
     #[command(flatten)]
-    gate: StoreRuleArgs,
-}
+    of_backend: BackendArgs,
 
-/// `--backend`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BackendChoice {
-    Nftables,
+    #[command(flatten)]
+    gate: StoreRuleArgs,
 }
 
 /// `--hook`.
@@ -115,7 +114,7 @@ impl FromStr for TableName {
 impl FirewallArgs {
     /// Returns the files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.gate.files().cloned().collect()
+        self.gate.files().chain(self.of_backend.files()).cloned().collect()
     }
 
     /// Returns the service that these arguments describe, by this name.
@@ -129,14 +128,37 @@ impl FirewallArgs {
     ) -> Result<Options, Failure> {
         let access = Access { by_others: self.allow_readable_key, user };
         let gate = self.gate.options(access)?.ok_or(NoStore)?;
-        let backend = match self.backend {
-            BackendChoice::Nftables => BackendOptions::Nftables(self.nftables(name.as_deref())?),
-        };
+        let backend = self.backend(name.as_deref(), access)?;
         let at_exit = match self.at_exit {
             AtExitChoice::Keep => AtExit::Keep,
             AtExitChoice::Remove => AtExit::Remove,
         };
         Ok(Options { name, gate, backend, at_exit, timeout: self.timeout })
+    }
+
+    fn backend(&self, name: Option<&str>, access: Access) -> Result<BackendOptions, Failure> {
+        self.of_backend.refuse_unfit(&self.backend)?;
+        let kernel: &[&str] = &["nftables"];
+        self.backend.refuse(&[
+            ("--hook", !self.hook.is_empty(), kernel),
+            ("--cut", self.cut, kernel),
+            ("--table", self.table.is_some(), kernel),
+            ("--reject", self.reject, &["nftables", "firewalld"]),
+        ])?;
+        // Not the parser's: `[defaults]` is parsed without it.
+        let ports = self.ports.clone().ok_or(NoPorts)?;
+        Ok(match &self.backend {
+            BackendChoice::Nftables => BackendOptions::Nftables(self.nftables(name)?),
+            BackendChoice::Firewalld => {
+                BackendOptions::Firewalld(self.of_backend.firewalld(ports, self.reject))
+            }
+            BackendChoice::Lighthouse => {
+                BackendOptions::Lighthouse(Box::new(self.of_backend.lighthouse(ports, access)?))
+            }
+            BackendChoice::Exec(program) => {
+                BackendOptions::Exec(self.of_backend.exec(program, ports))
+            }
+        })
     }
 
     fn nftables(&self, name: Option<&str>) -> Result<NftablesOptions, Failure> {

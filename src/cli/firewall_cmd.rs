@@ -8,6 +8,7 @@ use super::Done;
 use super::firewall_args::{FIREWALL, FirewallArgs};
 use super::output::print;
 use super::process_args::{ProcessArgs, Reloading};
+use crate::firewall::BackendOptions;
 use crate::run::{self, Failure, FirewallLook, Plan, Ports};
 use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
@@ -78,10 +79,10 @@ impl FirewallCommandArgs {
         let Self { command, firewall, dry_run, process } = self;
         match command {
             Some(FirewallCommand::Status(args)) => {
-                return show(&look(&args.firewall)?, Shown::State);
+                return show(&look_at_there(&args.firewall)?, Shown::State);
             }
             Some(FirewallCommand::Check(args)) => {
-                return show(&look(&args.firewall)?, Shown::Check);
+                return show(&look_at_there(&args.firewall)?, Shown::Check);
             }
             None => {}
         }
@@ -113,6 +114,17 @@ enum Shown {
 
 fn look(args: &FirewallArgs) -> Result<FirewallLook, Failure> {
     run::look_at_firewall(args.options(None, None)?)
+}
+
+/// Looks at a firewall that can be asked for what it has.
+fn look_at_there(args: &FirewallArgs) -> Result<FirewallLook, Failure> {
+    let options = args.options(None, None)?;
+    if matches!(options.backend, BackendOptions::Exec(_)) {
+        return Err(Failure::Usage(anyhow::anyhow!(
+            "what a program was told is known to the running process only; see 'knockpipe status' there"
+        )));
+    }
+    run::look_at_firewall(options)
 }
 
 fn show(look: &FirewallLook, shown: Shown) -> Result<Done, Failure> {

@@ -16,6 +16,7 @@ mod connection_args;
 mod disguise_args;
 mod errors;
 mod firewall_args;
+mod firewall_backend_args;
 mod firewall_cmd;
 mod gate_args;
 mod gate_cmd;

@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command};
 
+use super::firewall_backend_args;
 use super::store_args::ENVIRONMENT;
 use super::{habits, renamed};
 use crate::run::Failure;
@@ -25,13 +26,14 @@ const PREFIX: &str = "KNOCKPIPE_";
 
 /// Names that differ from the rule, by the id of the argument: the same long flag has another
 /// meaning elsewhere, or the variable exists already and is a secret.
-const NAMED: [(&str, &str); 6] = [
+const NAMED: [(&str, &str); 7] = [
     ("asked_address", "KNOCKPIPE_KNOCK_ADDRESS"),
     ("asked_gate", "KNOCKPIPE_KNOCK_GATE"),
     ("asked_label", "KNOCKPIPE_KNOCK_LABEL"),
     ("asked_ttl", "KNOCKPIPE_KNOCK_TTL"),
     ("admin_user", "KNOCKPIPE_ADMIN_USER"),
     ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
+    ("lighthouse_credentials", "KNOCKPIPE_LIGHTHOUSE_CREDENTIALS_FILE"),
 ];
 
 /// Arguments without a variable, by command: they choose what `check` tests and `kick` ends, which
@@ -346,7 +348,7 @@ pub(super) fn misspellings(
     command: &Command,
     names: impl Iterator<Item = OsString>,
 ) -> Vec<(String, String)> {
-    let mut known = vec![ENVIRONMENT.to_owned()];
+    let mut known = vec![ENVIRONMENT.to_owned(), firewall_backend_args::ENVIRONMENT.to_owned()];
     collect(command, &mut known);
     let words: Vec<String> = known.iter().map(|name| name.to_lowercase()).collect();
     let names = names.filter_map(|name| name.into_string().ok());

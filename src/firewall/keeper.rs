@@ -96,14 +96,19 @@ impl<B: Backend> Keeper<B> {
         self.place.content.settled().await;
         loop {
             match self.round().await {
-                Ok(()) => match self.trouble.take() {
+                Ok(()) => match self.trouble.clone() {
                     None => self.succeeded(),
                     // The rest of it is as it should be, and there is nothing to try sooner.
                     Some(error) => self.note_failure(&error),
                 },
                 Err(error) => {
+                    // A change of the store is worth an attempt, but not one at once.
+                    let least = self.pause;
                     let pause = self.failed(&error);
-                    sleep(pause).await;
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        () = self.next_change(least) => {}
+                    }
                     continue;
                 }
             }
@@ -117,6 +122,11 @@ impl<B: Backend> Keeper<B> {
                 () = sleep(reread) => self.is_sure = false,
             }
         }
+    }
+
+    /// Waits for a change of the store, and at least this time.
+    async fn next_change(&self, least: Duration) {
+        tokio::join!(self.place.content.changed(), sleep(least));
     }
 
     /// Compares once, and carries out the steps.
@@ -134,7 +144,11 @@ impl<B: Backend> Keeper<B> {
         let present = self.memory.get_or_insert_default();
         let steps = reconcile(&entries, present, self.backend.keeps());
         if !steps.is_empty() {
-            self.backend.apply(&steps).await?;
+            if let Err(error) = self.backend.apply(&steps).await {
+                // A part of it may be done: what differs then was not changed by others.
+                self.memory = None;
+                return Err(error);
+            }
             present.take(&steps);
             self.trouble = self.backend.trouble();
             self.place.state.lock().steps += steps.len() as u64;

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use knockpipe_firewall::exec::Exec;
+use knockpipe_firewall::firewalld::Firewalld;
 use knockpipe_firewall::nftables::Nftables;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cloud::lighthouse;
 use super::keeper::{self, Place};
 use super::options::{BackendOptions, Options};
 use crate::frontend::Balancers;
@@ -72,6 +75,15 @@ impl Firewall {
                 match backend {
                     BackendOptions::Nftables(options) => {
                         keeper::keep(place, Nftables::new(options)).await;
+                    }
+                    BackendOptions::Firewalld(options) => {
+                        keeper::keep(place, Firewalld::new(options)).await;
+                    }
+                    BackendOptions::Lighthouse(options) => {
+                        keeper::keep(place, lighthouse(*options)).await;
+                    }
+                    BackendOptions::Exec(options) => {
+                        keeper::keep(place, Exec::new(options)).await;
                     }
                 }
             }

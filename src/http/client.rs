@@ -133,6 +133,11 @@ impl WebUrl {
         &self.address
     }
 
+    /// Returns true if it is for TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
     /// Returns the value of the Host header.
     pub fn authority(&self) -> &str {
         &self.authority

@@ -5,8 +5,9 @@
 //! below names every field, so that a new one cannot be forgotten.
 
 use knockpipe_firewall::nftables::NftablesOptions;
+use knockpipe_firewall::{exec, firewalld, lighthouse};
 
-use crate::firewall::{self, BackendOptions};
+use crate::firewall::{self, BackendOptions, LighthouseOptions};
 use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
 use crate::http::ServerTls;
@@ -102,8 +103,46 @@ fn of_firewall(old: &firewall::Options, new: &firewall::Options) -> Vec<Compared
                 ("reject", *reject != new.reject),
             ]);
         }
+        (BackendOptions::Firewalld(old), BackendOptions::Firewalld(new)) => {
+            let firewalld::Options { zone, ports, reject, bus: _ } = old;
+            all.extend([
+                ("firewalld-zone", *zone != new.zone),
+                ("ports", *ports != new.ports),
+                ("reject", *reject != new.reject),
+            ]);
+        }
+        (BackendOptions::Lighthouse(old), BackendOptions::Lighthouse(new)) => {
+            all.extend(of_cloud(old, new));
+        }
+        (BackendOptions::Exec(old), BackendOptions::Exec(new)) => {
+            let exec::Options { program, ports, deadline } = old;
+            all.extend([
+                ("backend", *program != new.program),
+                ("ports", *ports != new.ports),
+                ("exec-deadline", *deadline != new.deadline),
+            ]);
+        }
+        (old, new) => {
+            all.extend([("backend", true), ("ports", old.ports() != new.ports())]);
+        }
     }
     all
+}
+
+fn of_cloud(old: &LighthouseOptions, new: &LighthouseOptions) -> [Compared; 8] {
+    let LighthouseOptions { rules: old, endpoint, tls } = old;
+    let lighthouse::Options { instances, region, credentials, prefix, days, ports } = old;
+    let rules = &new.rules;
+    [
+        ("lighthouse-endpoint", *endpoint != new.endpoint),
+        ("lighthouse-ca", *tls != new.tls),
+        ("lighthouse-instances", *instances != rules.instances),
+        ("lighthouse-region", *region != rules.region),
+        ("lighthouse-credentials", *credentials != rules.credentials),
+        ("lighthouse-prefix", *prefix != rules.prefix),
+        ("lighthouse-days", *days != rules.days),
+        ("ports", *ports != rules.ports),
+    ]
 }
 
 fn of_http(

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use knockpipe_firewall::exec::Exec;
+use knockpipe_firewall::firewalld::Firewalld;
 use knockpipe_firewall::nftables::Nftables;
 use knockpipe_firewall::{Backend, Entries, Lasting, Step, Wanted, reconcile, wanted};
 use tokio::time::timeout;
 
 use super::{Failure, runtime};
-use crate::firewall::{BackendOptions, Options};
+use crate::firewall::{BackendOptions, Options, lighthouse};
 use crate::gate::{Gate, UnixMillis};
 
 /// A firewall and the store that it should follow, at one moment.
@@ -39,6 +41,9 @@ pub fn look_at_firewall(options: Options) -> Result<FirewallLook, Failure> {
         let looked = runtime.block_on(async {
             match options.backend.clone() {
                 BackendOptions::Nftables(own) => look(&options, Nftables::new(own)).await,
+                BackendOptions::Firewalld(own) => look(&options, Firewalld::new(own)).await,
+                BackendOptions::Lighthouse(own) => look(&options, lighthouse(*own)).await,
+                BackendOptions::Exec(own) => look(&options, Exec::new(own)).await,
             }
         });
         runtime.shutdown_background();
@@ -66,7 +71,15 @@ async fn look<B: Backend>(options: &Options, mut backend: B) -> anyhow::Result<F
     }
     gate.dismiss();
     let present = backend.present().await.context("cannot read the firewall")?;
-    let steps = reconcile(&wanted, &present, backend.keeps());
+    if let Some(error) = backend.trouble() {
+        return Err(error).context("cannot read the firewall");
+    }
+    let mut keeps = backend.keeps();
+    let has_ends = options.backend.reads_ends();
+    if !has_ends {
+        keeps.ends = None;
+    }
+    let steps = reconcile(&wanted, &present, keeps);
     let mut obstacles = backend.obstacles().await.context("cannot read the rules of this host")?;
     obstacles.extend(left_out.iter().map(|network| {
         format!("{network} is left out, because too many parts of it are banned; remove bans in it")
@@ -74,7 +87,7 @@ async fn look<B: Backend>(options: &Options, mut backend: B) -> anyhow::Result<F
     Ok(FirewallLook {
         place: options.backend.place(),
         store,
-        entries: entries(&present, now),
+        entries: if has_ends { entries(&present, now) } else { networks(&present) },
         differing: steps.iter().map(|step| described(step, now)).collect(),
         commands: backend.describe(&steps),
         obstacles,
@@ -83,6 +96,10 @@ async fn look<B: Backend>(options: &Options, mut backend: B) -> anyhow::Result<F
 
 fn entries(all: &Entries, now: UnixMillis) -> Vec<String> {
     all.iter().map(|(network, lasting)| format!("{network} {}", left(lasting, now))).collect()
+}
+
+fn networks(all: &Entries) -> Vec<String> {
+    all.iter().map(|(network, _)| network.to_string()).collect()
 }
 
 fn described(step: &Step, now: UnixMillis) -> String {

@@ -39,8 +39,9 @@ impl Prepared {
 
     /// Does the same for services, of which some may start programs.
     pub fn for_services(plan: &[ServiceOptions], rules: Option<Rules>) -> Self {
-        let mut firewalls = plan.iter().filter_map(ServiceOptions::as_firewall);
-        let needs_net_admin = firewalls.any(|options| options.backend.needs_net_admin());
+        let firewalls = || plan.iter().filter_map(ServiceOptions::as_firewall);
+        let needs_net_admin = firewalls().any(|options| options.backend.needs_net_admin());
+        let rules = rules.filter(|_| !firewalls().any(|options| options.backend.is_unconfined()));
         Self::keeping(plan.iter().filter_map(ServiceOptions::keys), rules, needs_net_admin)
     }
 

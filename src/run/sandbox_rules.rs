@@ -130,6 +130,12 @@ fn add_service(rules: &mut Rules, options: &ServiceOptions) {
         ServiceOptions::Firewall(options) => {
             add_gate(rules, &options.gate);
             rules.programs.extend(options.backend.programs());
+            if let Some(server) = options.backend.server() {
+                add_target(rules, server);
+                // The system chooses the port.
+                add(&mut rules.bind, Some(0));
+                add_certificates(rules);
+            }
         }
     }
 }

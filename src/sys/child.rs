@@ -21,8 +21,9 @@ use super::privileges::User;
 
 /// Variables that are this process's own: a password of the store, and what a service manager
 /// told it.
-const OWN_VARIABLES: [&str; 8] = [
+const OWN_VARIABLES: [&str; 9] = [
     "KNOCKPIPE_GATE_CREDENTIALS",
+    "KNOCKPIPE_LIGHTHOUSE_CREDENTIALS",
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",

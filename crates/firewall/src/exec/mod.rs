@@ -65,7 +65,10 @@ impl Exec {
 
     /// Returns a failed call as one line with a remedy.
     fn error(&self, step: &Step, error: &CallError) -> BackendError {
-        let call = self.line(step);
+        // Without the seconds, so that the same failure is the same line.
+        let [verb, address, _] = arguments(step, now());
+        let program = self.options.program.to_string_lossy();
+        let call = format!("{} {verb} {address}", printable(&program));
         match error {
             CallError::Start(why) => BackendError {
                 cause: format!("cannot start {call}: {why}"),

@@ -56,14 +56,12 @@ pub(super) struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApiError {
     /// A refusal.
-    #[error("{code}: {message} (request {request})")]
+    #[error("{code}: {message}")]
     Refused {
         /// Its documented name.
         code: String,
         /// What the server says about it.
         message: String,
-        /// Name of the request, for the provider.
-        request: String,
     },
     /// A status of HTTP.
     #[error("status {0}")]
@@ -136,8 +134,6 @@ struct Envelope {
 struct Response {
     #[serde(default)]
     error: Option<Refusal>,
-    #[serde(default)]
-    request_id: String,
     #[serde(flatten)]
     answer: Answer,
 }
@@ -205,11 +201,9 @@ impl Answer {
         let Envelope { response } = serde_json::from_slice(body).map_err(malformed)?;
         match response.error {
             None => Ok(response.answer),
-            Some(Refusal { code, message }) => Err(ApiError::Refused {
-                code: shown(&code),
-                message: shown(&message),
-                request: shown(&response.request_id),
-            }),
+            Some(Refusal { code, message }) => {
+                Err(ApiError::Refused { code: shown(&code), message: shown(&message) })
+            }
         }
     }
 }
@@ -257,7 +251,7 @@ impl ApiError {
     /// Replaces `secret`, should a server repeat it.
     pub(super) fn hide(&mut self, secret: &str) {
         let texts: &mut [&mut String] = match self {
-            Self::Refused { code, message, request } => &mut [code, message, request],
+            Self::Refused { code, message } => &mut [code, message],
             Self::Malformed(text) | Self::Away(text) => &mut [text],
             Self::Status(_) => &mut [],
         };
@@ -343,7 +337,7 @@ mod tests {
         ] {
             let error = refused(code);
             assert_eq!(error.kind(), kind, "{code}");
-            assert_eq!(error.to_string(), format!("{code}: two\\nlines (request r-1)"));
+            assert_eq!(error.to_string(), format!("{code}: two\\nlines"));
         }
         assert_eq!(Answer::read(503, b"").unwrap_err().kind(), Kind::Passing);
     }
@@ -352,6 +346,6 @@ mod tests {
     fn a_secret_that_a_server_repeats_is_not_shown() {
         let mut error = refused("AuthFailure.AKIDsecret");
         error.hide("AKIDsecret");
-        assert_eq!(error.to_string(), "AuthFailure.[redacted]: two\\nlines (request r-1)");
+        assert_eq!(error.to_string(), "AuthFailure.[redacted]: two\\nlines");
     }
 }

@@ -53,7 +53,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 const NOT_AS_WANTED: &str = "";
 
 /// Settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Ids of the instances, at least one.
     pub instances: Vec<String>,
@@ -171,7 +171,8 @@ impl<T: Transport> Lighthouse<T> {
         }
     }
 
-    /// Carries steps out on every instance, also after one has failed.
+    /// Carries steps out on every instance, also after one has failed: where they were on any, the
+    /// failure is of a part.
     async fn carry_out(&mut self, steps: &[Step]) -> Result<(), BackendError> {
         let seconds = now().as_secs();
         let keep: HashSet<IpNet> = self.told.keys().copied().collect();
@@ -182,17 +183,19 @@ impl<T: Transport> Lighthouse<T> {
             old: Date::days_before(seconds, OLD),
             keep: &keep,
         };
-        let mut worst: Option<Failed> = None;
+        let (mut first, mut is_done) = (None, false);
         for instance in &mut self.instances {
-            if let Err(failed) = instance.carry_out(&mut self.account, &task).await
-                && worst.as_ref().is_none_or(|worst| worst.is_done && !failed.is_done)
-            {
-                worst = Some(failed);
+            match instance.carry_out(&mut self.account, &task).await {
+                Ok(()) => is_done = true,
+                Err(failed) => {
+                    is_done |= failed.is_done;
+                    first.get_or_insert(failed);
+                }
             }
         }
-        self.trouble = worst.as_ref().map(error);
-        match worst {
-            Some(failed) if !failed.is_done => Err(error(&failed)),
+        self.trouble = first.as_ref().map(error);
+        match &self.trouble {
+            Some(error) if !is_done => Err(error.clone()),
             _ => Ok(()),
         }
     }

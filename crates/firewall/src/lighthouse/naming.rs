@@ -37,6 +37,12 @@ pub(super) struct Name<'a> {
     pub(super) date: Date,
 }
 
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl std::str::FromStr for Prefix {
     type Err = BadPrefix;
 

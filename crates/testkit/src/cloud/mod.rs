@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub use knockpipe_base::civil::Date;
 pub use request::Asked;
 pub use server::CloudServer;
 
