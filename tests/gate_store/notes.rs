@@ -284,3 +284,28 @@ async fn ended_grants_are_removed_with_their_notes_and_no_others() {
     ends_in(one.expiry, HOUR);
     assert_eq!((one.note.as_ref(), two.note.as_ref()), (Some(&knock), Some(&knock)));
 }
+
+/// Allow keys are from before a network made the set a sorted one: what is written there counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sooner_end_in_a_sorted_set_takes_the_allow_key_along() {
+    let server = Redis::start();
+    let knock = note("key:1a2b3c4d", None);
+    let operator = note("operator:anna", None);
+    for together in [false, true] {
+        server.ask("FLUSHALL");
+        let store = with_prefix(&server, "may:");
+        edit(&store, grant("203.0.113.7", HOUR, &knock)).await;
+        assert_eq!(server.ask("EXISTS may:203.0.113.7"), Reply::Number(1));
+        edit(&store, noted("198.51.100.0/24", Some(HOUR), &operator)).await;
+        let sooner = noted("203.0.113.7", Some(MINUTE), &operator);
+        if together {
+            store.edit_all(vec![sooner], &mut |made| assert!(made.changed)).await.unwrap();
+        } else {
+            assert!(edit(&store, sooner).await.changed);
+        }
+        assert_eq!(server.ask("EXISTS may:203.0.113.7"), Reply::Number(0), "{together}");
+        let entries = store.address_record([203, 0, 113, 7].into(), None).await.unwrap();
+        let [entry] = &entries.allow_entries[..] else { panic!("not one: {entries:?}") };
+        ends_in(entry.expiry, MINUTE);
+    }
+}

@@ -6,11 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::owners::MOST_OWNERS;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The most bytes of the name of who granted it.
 pub const MOST_WHO: usize = 64;
+/// The most owners of one entry; of more, the one that ends first is forgotten.
+pub const MOST_OWNERS: usize = 32;
 /// The most bytes of a label.
 pub const MOST_LABEL: usize = 64;
 /// The most bytes of a note as text, with those of the other owners of its entry; a longer text was

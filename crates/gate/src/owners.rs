@@ -5,11 +5,8 @@
 //! changes nothing of what the others granted. Every kind of store decides by these functions, so
 //! that all agree. Pure: the present entry and a moment in, the next one out.
 
-use crate::grant::{GrantNote, NoteUntil, TOKEN, Text};
+use crate::grant::{GrantNote, MOST_OWNERS, NoteUntil, TOKEN, Text};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
-
-/// The most owners of one entry; of more, the one that ends first is forgotten.
-pub const MOST_OWNERS: usize = 32;
 
 /// The owner of an entry that another program wrote, without a note.
 const UNKNOWN: &str = "unknown";
