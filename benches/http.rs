@@ -7,18 +7,21 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot work must stop")]
 #![expect(clippy::print_stdout, reason = "what it measured is for a person to read")]
 
+#[path = "common/wrk.rs"]
+mod wrk;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use clap::Parser;
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use testkit::address::free_port;
 use testkit::program::require;
 use testkit::redis::{MILLION, Redis, Reply};
-use testkit::{Launch, Program, Wire, eventually, proc};
+use testkit::{Launch, Program};
+
+use wrk::{Competitor, Load, start, stop};
 
 /// Options of the command line.
 #[derive(Parser)]
@@ -40,34 +43,12 @@ struct Arguments {
     bench: bool,
 }
 
-/// A load: its name, the path that is asked for, and the connections of the client.
-struct Row {
-    name: &'static str,
-    path: &'static str,
-    connections: u32,
-}
-
-const ROWS: [Row; 3] = [
-    Row { name: "GET of 128 bytes, 64 connections", path: "/small", connections: 64 },
-    Row { name: "GET of 128 bytes, 1 connection", path: "/small", connections: 1 },
-    Row { name: "GET of 64 KiB, 64 connections", path: "/large", connections: 64 },
+/// Loads: name, path and connections of the client.
+const LOADS: [(&str, &str, u32); 3] = [
+    ("GET of 128 bytes, 64 connections", "/small", 64),
+    ("GET of 128 bytes, 1 connection", "/small", 1),
+    ("GET of 64 KiB, 64 connections", "/large", 64),
 ];
-
-/// A proxy in front of the web server, or the server itself.
-struct Competitor {
-    name: &'static str,
-    port: u16,
-    /// `None` for the server itself, which all others use too.
-    program: Option<Program>,
-}
-
-/// What one measurement found.
-#[derive(Clone, Copy)]
-struct Figures {
-    per_second: f64,
-    p99_us: f64,
-    cpu_us: f64,
-}
 
 fn main() {
     let arguments = Arguments::parse();
@@ -84,99 +65,16 @@ fn main() {
     let mut all = vec![Competitor { name: "direct", port, program: None }];
     all.extend([haproxy(&dir, port), nginx(&dir, port), caddy(&dir, port), ours(&redis, port)]);
     all.retain(|it| arguments.only.is_empty() || arguments.only.iter().any(|name| name == it.name));
-    println!("| load | figure | {} |", names(&all));
-    println!("|---|---|{}", "---|".repeat(all.len()));
-    for row in &ROWS {
-        let mut found: Vec<Vec<Figures>> = all.iter().map(|_| vec![]).collect();
-        for _ in 0..arguments.rounds {
-            for (competitor, found) in all.iter().zip(&mut found) {
-                found.push(measure(row, competitor, arguments.seconds));
-            }
-        }
-        print_row(row, "requests/s", &found, |it| it.per_second);
-        print_row(row, "p99 us", &found, |it| it.p99_us);
-        print_row(row, "CPU us per request", &found, |it| it.cpu_us);
+    wrk::print_head(&all);
+    for (name, path, connections) in LOADS {
+        let load = Load { name, path, connections, header: None, seconds: arguments.seconds };
+        wrk::compare(&load, &all, arguments.rounds);
     }
     let proxies = all.into_iter().filter_map(|it| it.program);
     proxies.chain([server]).for_each(stop);
 }
 
-/// Ends a program so that it ends its own processes, which a kill would leave behind.
-fn stop(mut program: Program) {
-    program.signal(Signal::SIGTERM);
-    program.wait();
-}
-
-fn names(all: &[Competitor]) -> String {
-    all.iter().map(|it| it.name).collect::<Vec<_>>().join(" | ")
-}
-
-fn print_row(row: &Row, figure: &str, found: &[Vec<Figures>], of: fn(&Figures) -> f64) {
-    let cells: Vec<String> = found
-        .iter()
-        .map(|figures| {
-            let mut values: Vec<f64> = figures.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            let median = values[values.len() / 2];
-            if median < 100.0 { format!("{median:.1}") } else { format!("{median:.0}") }
-        })
-        .collect();
-    println!("| {} | {figure} | {} |", row.name, cells.join(" | "));
-}
-
-// === one measurement ===
-
-fn measure(row: &Row, competitor: &Competitor, seconds: u32) -> Figures {
-    let cpu = || competitor.program.as_ref().map_or(Duration::ZERO, |it| family_cpu(it.pid()));
-    let before = cpu();
-    let output = Command::new("wrk")
-        .args(["--latency", "-t", "1", "-c", &row.connections.to_string()])
-        .args(["-d", &format!("{seconds}s")])
-        .arg(format!("http://127.0.0.1:{}{}", competitor.port, row.path))
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let bad = text.contains("Non-2xx") || text.contains("Socket errors");
-    assert!(output.status.success() && !bad, "{}: {text}", competitor.name);
-    let word = |start: &str| {
-        let line = text.lines().map(str::trim).find(|line| line.starts_with(start));
-        line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
-    };
-    let requests = text.lines().find(|line| line.contains(" requests in ")).unwrap();
-    let requests: f64 = requests.split_whitespace().next().unwrap().parse().unwrap();
-    Figures {
-        per_second: word("Requests/sec:").parse().unwrap(),
-        p99_us: micros(&word("99%")),
-        cpu_us: (cpu() - before).as_secs_f64() * 1e6 / requests,
-    }
-}
-
-/// Reads a time of wrk.
-fn micros(text: &str) -> f64 {
-    let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
-    let read =
-        |(unit, factor): (&str, f64)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor);
-    units.into_iter().find_map(read).unwrap()
-}
-
-/// Returns the CPU time of a process and its children.
-fn family_cpu(pid: u32) -> Duration {
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let family = pids.filter_map(proc::stat).filter(|stat| stat.parent == pid);
-    family.map(|stat| stat.cpu).sum::<Duration>() + proc::cpu(pid)
-}
-
 // === the competitors ===
-
-/// Starts a program and waits until its port answers.
-fn start(name: &'static str, command: &mut Command, port: u16) -> Program {
-    command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin");
-    let program = Program::spawn(name, command.stdin(Stdio::null()).stdout(Stdio::null()));
-    let addr = testkit::Addr::Tcp(([127, 0, 0, 1], port).into());
-    eventually(&format!("{name} answers"), || Wire::connect(&addr).is_ok());
-    program
-}
 
 fn write(dir: &TempDir, name: &str, text: String) -> std::path::PathBuf {
     let file = dir.path().join(name);
