@@ -137,7 +137,17 @@ const FLOORS: &[Floor] = &[
     },
     Floor {
         paths: &["firewall"],
-        may_import: &["duration", "unix_time", "gate", "observe", "frontend", "tasks", "firewall"],
+        may_import: &[
+            "addr",
+            "duration",
+            "unix_time",
+            "gate",
+            "http",
+            "observe",
+            "frontend",
+            "tasks",
+            "firewall",
+        ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
