@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::gate::ContentWatch;
+use super::labels::Labels;
+use crate::gate::{ContentWatch, Gate};
 use crate::observe::firewall::FirewallMeters;
 use crate::unix_time::UnixMillis;
 
@@ -39,6 +40,8 @@ const LAST_WISH: Duration = Duration::from_secs(35);
 pub(super) struct Place {
     /// Its name in the log.
     pub(super) tunnel: Option<Arc<str>>,
+    /// The gate, for the notes in its store.
+    pub(super) gate: Gate,
     /// What the gate goes by.
     pub(super) content: Arc<ContentWatch>,
     /// Its state, for operators.
@@ -65,6 +68,7 @@ struct Keeper<B> {
     said_failure: Option<String>,
     said_repair: Option<Instant>,
     left_out: Vec<IpNet>,
+    labels: Labels,
 }
 
 /// Keeps a firewall in step until the place says to stop.
@@ -79,6 +83,7 @@ pub(super) async fn keep<B: Backend>(place: Place, backend: B) {
         said_failure: None,
         said_repair: None,
         left_out: vec![],
+        labels: Labels::default(),
         place,
     };
     let stop = keeper.place.stop.clone();
@@ -139,8 +144,12 @@ impl<B: Backend> Keeper<B> {
             self.memory = Some(present);
             self.is_sure = true;
         }
-        let Wanted { entries, left_out } = self.wanted();
+        let Wanted { mut entries, left_out } = self.wanted();
         self.note_left_out(left_out);
+        if self.backend.keeps().labels {
+            self.labels.read(&self.place.gate).await;
+            self.labels.give(&mut entries);
+        }
         let present = self.memory.get_or_insert_default();
         let steps = reconcile(&entries, present, self.backend.keeps());
         if !steps.is_empty() {

@@ -5,6 +5,7 @@
 //!   service   the service: its start and its end, its state
 //!   keeper    the loop: what is wanted, what is there, the steps between, and again
 //!   cloud     the way to the API of a cloud
+//!   labels    names of entries, where a firewall has them
 //! ```
 //!
 //! It listens on nothing and writes no store. What may connect is determined by the crate
@@ -13,9 +14,11 @@
 
 mod cloud;
 mod keeper;
+mod labels;
 mod options;
 mod service;
 
 pub use cloud::lighthouse;
+pub use labels::Labels;
 pub use options::{BackendOptions, LighthouseOptions, Options};
 pub use service::{DESCRIPTORS, Firewall, LAST_CHANGE};

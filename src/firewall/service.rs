@@ -62,6 +62,7 @@ impl Firewall {
     pub fn begin(&self, options: &Options) {
         let place = Place {
             tunnel: options.name.clone(),
+            gate: self.gate.clone(),
             content: self.gate.watch(),
             state: Arc::clone(&self.state),
             stop: self.stop.clone(),

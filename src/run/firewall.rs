@@ -11,7 +11,7 @@ use knockpipe_firewall::{Backend, Entries, Lasting, Step, Wanted, reconcile, wan
 use tokio::time::timeout;
 
 use super::{Failure, runtime};
-use crate::firewall::{BackendOptions, Options, lighthouse};
+use crate::firewall::{BackendOptions, Labels, Options, lighthouse};
 use crate::gate::{Gate, UnixMillis};
 
 /// A firewall and the store that it should follow, at one moment.
@@ -61,13 +61,18 @@ async fn look<B: Backend>(options: &Options, mut backend: B) -> anyhow::Result<F
         );
     }
     let content = gate.watch();
-    let (Wanted { entries: wanted, left_out }, store, now) = content.read(|content| {
+    let (Wanted { entries: mut wanted, left_out }, store, now) = content.read(|content| {
         let policy = content.policy;
         let all = wanted(content.rules, content.store, policy, content.now);
         (all, policy.as_str(), content.now)
     });
     if let Some(why) = gate.status().unavailable {
         anyhow::bail!("the gate's store is unavailable: {why}; look at it, and try again");
+    }
+    if backend.keeps().labels {
+        let mut labels = Labels::default();
+        labels.read(&gate).await;
+        labels.give(&mut wanted);
     }
     gate.dismiss();
     let present = backend.present().await.context("cannot read the firewall")?;

@@ -90,6 +90,13 @@ impl Entries {
         }
     }
 
+    /// Gives the entry of exactly this network a label, if there is one.
+    pub fn label(&mut self, network: IpNet, label: &Arc<str>) {
+        if let Ok(place) = self.place(network) {
+            self.0[place].lasting.label = Some(Arc::clone(label));
+        }
+    }
+
     /// Makes the entries what they are after these steps.
     pub fn take(&mut self, steps: &[Step]) {
         let mut changed: BTreeMap<IpNet, Option<&Lasting>> = BTreeMap::new();
