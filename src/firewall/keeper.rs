@@ -57,7 +57,7 @@ struct Keeper<B> {
     backend: B,
     /// Entries that should be there.
     memory: Option<Entries>,
-    /// Nobody else changed the firewall since.
+    /// No other program changed the firewall since.
     is_sure: bool,
     pause: Duration,
     /// A line said that it is in step.
@@ -97,7 +97,7 @@ pub(super) async fn keep<B: Backend>(place: Place, backend: B) {
 
 impl<B: Backend> Keeper<B> {
     async fn work(&mut self) {
-        // Until then nobody knows what is wanted, and what is there stays.
+        // Until then it is not known what is wanted, and what is there stays.
         self.place.content.settled().await;
         loop {
             match self.round().await {
@@ -194,7 +194,7 @@ impl<B: Backend> Keeper<B> {
                 backend = self.backend.name(),
                 entries = repairs,
                 detail = "see 'knockpipe firewall check' for what is on this host",
-                "firewall was changed by somebody else; putting it right"
+                "firewall was changed by another program; putting it right"
             );
         }
     }

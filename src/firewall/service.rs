@@ -30,7 +30,7 @@ pub struct Firewall {
     gate: Gate,
     meters: Arc<Meters>,
     state: Arc<FirewallMeters>,
-    /// Nobody announces clients to it.
+    /// No load balancer announces clients to it.
     balancers: Balancers,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -92,7 +92,7 @@ impl Firewall {
         self.tasks.spawn(restarting("keeping a firewall in step", keep));
     }
 
-    /// Leaves the firewall as it is at the end: somebody else goes on with it.
+    /// Leaves the firewall as it is at the end: another one goes on with it.
     pub fn leave(&self) {
         self.is_taken_over.store(true, Ordering::Relaxed);
     }

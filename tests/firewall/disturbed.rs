@@ -118,7 +118,7 @@ fn a_flushed_rule_set_heals_within_a_second_and_foreign_tables_are_untouched() {
     let shortest = (0..3).map(|_| heals("flush ruleset")).min().unwrap();
     assert!(shortest < Duration::from_secs(1), "it took {shortest:?}");
     firewall.wait_line("it is said", |line| {
-        line.is("firewall was changed by somebody else; putting it right")
+        line.is("firewall was changed by another program; putting it right")
     });
     end(&mut firewall);
     assert_eq!(world.nft(&["list", "tables"]), "");

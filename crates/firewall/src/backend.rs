@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::entries::Entries;
-use crate::reconcile::Step;
+use crate::entries::{Entries, Step};
+pub(crate) use crate::reconcile::Keeps;
 
 /// A firewall.
 ///
@@ -37,7 +37,7 @@ pub trait Backend: Send {
         Duration::from_secs(5)
     }
 
-    /// Waits until somebody else may have changed what is there, as far as the firewall can tell.
+    /// Waits until others may have changed what is there, as far as the firewall can tell.
     fn altered(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Leaves the firewall as the operator wants it when the program ends.
@@ -48,16 +48,6 @@ pub trait Backend: Send {
 
     /// Finds what else on the machine stands in the way, each in one line, cause and remedy.
     fn obstacles(&mut self) -> impl Future<Output = Result<Vec<String>, BackendError>> + Send;
-}
-
-/// Properties of entries that a firewall keeps. Others are not compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keeps {
-    /// It ends entries by itself, so much later than is wanted at most, and never earlier. `None`
-    /// where it keeps entries until they are removed.
-    pub ends: Option<Duration>,
-    /// It has names for entries.
-    pub labels: bool,
 }
 
 /// State of the firewall after the program's end.

@@ -11,8 +11,6 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
-use crate::reconcile::Step;
-
 /// A network that may connect. A single address is a network of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -35,6 +33,17 @@ pub struct Lasting {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entries(Vec<Entry>);
 
+/// One change of a firewall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Lets a network in that is not there.
+    Add(Entry),
+    /// Gives a network that is there another end or label.
+    Change(Entry),
+    /// Takes a network away.
+    Remove(IpNet),
+}
+
 /// Returns the place of a network in the order: a network comes before those inside it.
 pub(crate) fn order(network: &IpNet) -> (bool, u128, u8) {
     match network.addr() {
@@ -54,6 +63,18 @@ impl Entry {
     /// Returns true if the network is one address.
     pub fn is_address(&self) -> bool {
         self.network.prefix_len() == self.network.max_prefix_len()
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// Returns the network that it is about.
+    pub fn network(&self) -> IpNet {
+        match self {
+            Self::Add(entry) | Self::Change(entry) => entry.network,
+            Self::Remove(network) => *network,
+        }
     }
 }
 

@@ -23,8 +23,8 @@ mod ports;
 mod reconcile;
 mod wanted;
 
-pub use backend::{AtExit, Backend, BackendError, Keeps, Retry};
-pub use entries::{Entries, Entry, Lasting};
+pub use backend::{AtExit, Backend, BackendError, Retry};
+pub use entries::{Entries, Entry, Lasting, Step};
 pub use ports::{PortRange, Ports, PortsError, Protocol};
-pub use reconcile::{Step, reconcile};
+pub use reconcile::{Keeps, reconcile};
 pub use wanted::{Wanted, wanted};

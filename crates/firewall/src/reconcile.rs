@@ -6,28 +6,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use knockpipe_base::unix_time::Expiry;
 
-use crate::backend::Keeps;
+pub(crate) use crate::entries::Step;
 use crate::entries::{Entries, Entry, Lasting, order};
 
-/// One change of a firewall.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Lets a network in that is not there.
-    Add(Entry),
-    /// Gives a network that is there another end or label.
-    Change(Entry),
-    /// Takes a network away.
-    Remove(IpNet),
-}
-
-impl Step {
-    /// Returns the network that it is about.
-    pub fn network(&self) -> IpNet {
-        match self {
-            Self::Add(entry) | Self::Change(entry) => entry.network,
-            Self::Remove(network) => *network,
-        }
-    }
+/// Properties of entries that a firewall keeps. Others are not compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeps {
+    /// It ends entries by itself, so much later than is wanted at most, and never earlier. `None`
+    /// where it keeps entries until they are removed.
+    pub ends: Option<Duration>,
+    /// It has names for entries.
+    pub labels: bool,
 }
 
 /// Returns the steps from what is `present` to what is `wanted`: first those that let in, so that
@@ -68,7 +57,7 @@ fn is_same(wanted: &Lasting, present: &Lasting, keeps: Keeps) -> bool {
 }
 
 /// Returns true if what is there ends no earlier than it should, and `late` by so much at most. An
-/// end that is too early would shut somebody out until the next comparison.
+/// end that is too early would shut a client out until the next comparison.
 fn ends_in_time(wanted: Expiry, present: Expiry, late: Duration) -> bool {
     match (wanted.moment(), present.moment()) {
         (None, None) => true,

@@ -1,5 +1,5 @@
-//! The number of the kernel's rule set, which each transaction of anybody increases: whether
-//! somebody changed something costs one small question, and not a list of everything.
+//! The number of the kernel's rule set, which each transaction of any program increases: whether
+//! rules were changed costs one small question, and not a list of all of them.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 

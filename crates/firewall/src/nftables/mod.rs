@@ -139,7 +139,7 @@ impl Nftables {
         Ok(content)
     }
 
-    /// Carries out a transaction, and goes on to know the rule set if nobody else changed it.
+    /// Carries out a transaction, and goes on to know the rule set if no other program changed it.
     async fn commit(&mut self, commands: &layout::Commands) -> Result<(), BackendError> {
         let before = self.generation.now();
         let is_known = before.is_some() && before == self.known;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::NftablesOptions;
 use crate::ports::{PortRange, Protocol};
 
-/// A rule of somebody else.
+/// A rule of another program.
 #[derive(Clone, Copy)]
 struct Foreign<'a> {
     table: &'a str,
