@@ -75,3 +75,18 @@ fn suites() {
     assert_eq!(suites("aes-256-gcm").unwrap(), SuiteSet::only(Suite::Aes256Gcm));
     assert!(suites("none").is_err());
 }
+
+#[test]
+fn names_and_values_of_header_fields_are_told_in_our_words() {
+    assert_eq!(header_name("X-Real-IP").unwrap(), "x-real-ip");
+    assert_eq!(header_value("text/html; charset=UTF-8").unwrap(), "text/html; charset=UTF-8");
+    for name in ["", "a b", "a:", "é", "a\nb"] {
+        let error = header_name(name).unwrap_err().to_string();
+        assert!(error.contains("; write one such as X-Real-IP"), "{error}");
+        assert!(!error.contains('\n') && !error.contains("invalid HTTP"), "{error}");
+    }
+    for value in ["", "a\nb", "a\u{7f}"] {
+        let error = header_value(value).unwrap_err().to_string();
+        assert!(error.contains("; write one line") && !error.contains('\n'), "{error}");
+    }
+}
