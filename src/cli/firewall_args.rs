@@ -10,15 +10,12 @@ use knockpipe_firewall::nftables::{self, Hooks, NftablesOptions};
 use knockpipe_firewall::{AtExit, Ports};
 use nix::unistd::Uid;
 
-use super::firewall_backend_args::{BackendArgs, BackendChoice};
+use super::firewall_backend_args::{BackendArgs, BackendChoice, FIREWALL};
 use super::gate_args::StoreRuleArgs;
 use super::times;
 use crate::firewall::{BackendOptions, Options};
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-
-/// Heading of these flags.
-pub(super) const FIREWALL: &str = "Firewall";
 
 /// Longest name of a table.
 const LONGEST_TABLE: usize = 100;
@@ -156,7 +153,7 @@ impl FirewallArgs {
                 BackendOptions::Lighthouse(Box::new(self.of_backend.lighthouse(ports, access)?))
             }
             BackendChoice::Exec(program) => {
-                BackendOptions::Exec(self.of_backend.exec(program, ports))
+                BackendOptions::Exec(self.of_backend.exec(program, ports)?)
             }
         })
     }

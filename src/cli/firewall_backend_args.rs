@@ -11,7 +11,6 @@ use clap::Args;
 use knockpipe_firewall::{Ports, exec, firewalld, lighthouse};
 use zeroize::Zeroizing;
 
-use super::firewall_args::FIREWALL;
 use super::times;
 use crate::firewall::LighthouseOptions;
 use crate::http::{BadUrl, CaFile, ClientTls, WebUrl};
@@ -21,6 +20,9 @@ use crate::sys::keyfile::Access;
 
 /// Variable with the content of a credentials file, where no file can be provided.
 pub(super) const ENVIRONMENT: &str = "KNOCKPIPE_LIGHTHOUSE_CREDENTIALS";
+
+/// Heading of the flags of firewalls.
+pub(super) const FIREWALL: &str = "Firewall";
 
 /// Heading of the flags of the cloud.
 const LIGHTHOUSE: &str = "Firewall of Tencent Cloud Lighthouse";
@@ -218,9 +220,17 @@ impl BackendArgs {
     }
 
     /// Returns the settings for a program.
-    pub(super) fn exec(&self, program: &Path, ports: Ports) -> exec::Options {
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub(super) fn exec(&self, program: &Path, ports: Ports) -> Result<exec::Options, Failure> {
         let deadline = self.exec_deadline.unwrap_or(DEADLINE);
-        exec::Options { program: program.to_owned(), ports, deadline }
+        if deadline.is_zero() {
+            return Err(Failure::Usage(anyhow!(
+                "--exec-deadline is 0; give the program some time, such as 10s"
+            )));
+        }
+        Ok(exec::Options { program: program.to_owned(), ports, deadline })
     }
 
     /// Returns the settings for a cloud.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::Done;
-use super::firewall_args::{FIREWALL, FirewallArgs};
+use super::firewall_args::FirewallArgs;
+use super::firewall_backend_args::FIREWALL;
 use super::output::print;
 use super::process_args::{ProcessArgs, Reloading};
 use crate::firewall::BackendOptions;

@@ -13,7 +13,7 @@ use knockpipe_firewall::Entries;
 use crate::gate::Gate;
 use crate::gate::store::Grant;
 
-/// The most entries whose labels are known. A firewall with names has room for fewer.
+/// The most entries with labels that are known. A firewall with names has room for fewer.
 const MOST: usize = 10_000;
 
 /// Longest wait for the list.

@@ -79,7 +79,7 @@ impl BackendOptions {
         }
     }
 
-    /// Returns true if it runs a program of which nobody knows what it needs, so that there are no
+    /// Returns true if it runs a program with unknown needs, so that there are no
     /// rules of files for this process either.
     pub fn is_unconfined(&self) -> bool {
         matches!(self, Self::Exec(_))

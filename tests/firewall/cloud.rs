@@ -157,6 +157,7 @@ fn what_is_missing_or_has_no_meaning_is_refused_in_one_line() {
         (vec!["--lighthouse-region", "x"], "no meaning for --backend nftables"),
         (vec!["--backend", "firewalld", "--cut"], "--cut has no meaning for --backend firewalld"),
         (vec!["--backend", "exec:/bin/true", "--reject"], "it is for nftables and firewalld"),
+        (vec!["--backend", "exec:/bin/true", "--exec-deadline", "0s"], "some time, such as 10s"),
         (vec!["--backend", "lighthouse", "--lighthouse-endpoint", "http://x.test"], "plain text"),
         (vec!["--backend", "lighthouse", "--lighthouse-prefix", "a@b"], "knockpipe-"),
     ] {

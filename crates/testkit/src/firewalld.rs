@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::program::{Program, require};
 use crate::wait::eventually;
 
-/// The configuration of the bus: everybody may own every name.
+/// The configuration of the bus: every client may own every name.
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>

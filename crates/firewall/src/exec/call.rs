@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// The variable with the ports.
 const PORTS: &str = "KNOCKPIPE_PORTS";
 
-/// Where a program finds others.
+/// Search path for a program.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The most that is read of a program's errors, in bytes; the rest is dropped.
@@ -110,7 +110,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // A group that is gone has nobody left to kill.
+            // A group that is gone has no process left to kill.
             let _ = killpg(group, Signal::SIGKILL);
         }
     }

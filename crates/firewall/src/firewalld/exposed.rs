@@ -1,5 +1,5 @@
-//! What in firewalld's zones stands in the way: a zone that judges no packet, and zones that let
-//! everybody in to the ports.
+//! Obstacles in firewalld's zones: a zone that judges no packet, and zones that let all hosts in
+//! to the ports.
 
 use std::collections::HashMap;
 

@@ -283,7 +283,7 @@ impl Backend for Firewalld {
         if wish == AtExit::Keep {
             return Ok(());
         }
-        // Those that keep others out go first: nobody loses a right that others get.
+        // Those that keep others out go first: no right is lost before all have it.
         self.keep_out(&[]).await?;
         let present = self.present().await?;
         let networks: BTreeSet<IpNet> = present.iter().map(|(network, _)| *network).collect();

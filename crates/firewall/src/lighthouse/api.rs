@@ -60,7 +60,7 @@ pub(super) enum ApiError {
     Refused {
         /// Its documented name.
         code: String,
-        /// What the server says about it.
+        /// Text of the server about it.
         message: String,
     },
     /// A status of HTTP.

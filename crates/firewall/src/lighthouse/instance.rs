@@ -1,8 +1,8 @@
 //! The rules of one instance: reading all of them, and carrying changes out one request at a time.
 //!
 //! Every change names the version of the rules that it was planned for, so that it is refused where
-//! somebody else was quicker; then the rules are read and the change is planned anew. What is
-//! remembered is dropped before a request whose answer may not come.
+//! another program was quicker; then the rules are read and the change is planned anew. What is
+//! remembered is dropped before a request, since its answer may not come.
 
 use std::collections::HashSet;
 
@@ -149,7 +149,7 @@ impl Instance {
         }
     }
 
-    /// Returns the next change: new rules before others, so that nobody waits for tidying.
+    /// Returns the next change: new rules before others, so that no client waits for tidying.
     fn next(&self, work: &Work, task: &Task<'_>, course: &mut Course) -> Option<Change> {
         let some = |rules: &[Rule]| rules.iter().take(course.together).cloned().collect();
         if course.room_first {

@@ -46,6 +46,9 @@ const OLD: u64 = 2;
 /// Time between two looks at the rules. Every look counts for the account's limit.
 const REREAD: Duration = Duration::from_secs(60);
 
+/// The same while a part of it fails.
+const REREAD_SOON: Duration = Duration::from_secs(10);
+
 /// Pause after an error that an operator has to remedy, perhaps without this program.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -108,8 +111,8 @@ impl<T: Transport> Lighthouse<T> {
         }
     }
 
-    /// Returns what is known of networks on instances whose rules were read: of those with a rule of
-    /// ours, and of those that were let in. A rule of somebody else counts where it does the same.
+    /// Returns what is known of networks on instances of which the rules were read: of those with a
+    /// rule of ours, and of those that were let in. A foreign rule counts where it does the same.
     fn found(&self, today: Date) -> BTreeMap<IpNet, Found> {
         let mut all: BTreeMap<IpNet, Found> = BTreeMap::new();
         for rule in self.instances.iter().filter_map(|one| one.rules.as_ref()).flatten() {
@@ -239,7 +242,7 @@ impl<T: Transport> Backend for Lighthouse<T> {
     }
 
     fn reread(&self) -> Duration {
-        REREAD
+        if self.trouble.is_some() { REREAD_SOON } else { REREAD }
     }
 
     async fn altered(&mut self) {

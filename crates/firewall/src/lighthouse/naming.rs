@@ -7,7 +7,7 @@ use knockpipe_base::civil::Date;
 /// The most characters of a description.
 const LONGEST: usize = 64;
 
-/// What stands between label and date.
+/// Text between label and date.
 const MARK: &str = "@@";
 
 /// Digits of a date.

@@ -1,7 +1,7 @@
 //! The rules that entries need, and the changes from the rules that an instance has.
 //!
-//! Pure: rules and steps in, rules to create, rename and delete out. A rule of somebody else is
-//! never among the latter two; where it lets in what we would let in, there is nothing to do.
+//! Pure: rules and steps in, rules to create, rename and delete out. A foreign rule is never
+//! among the latter two; where it lets in what we would let in, there is nothing to do.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::reconcile::Step;
 /// The most characters of the ports of one rule.
 const LONGEST_PORTS: usize = 64;
 
-/// What lets in.
+/// Action of rules that let in.
 const ACCEPT: &str = "ACCEPT";
 
 /// Settings that rules are made by.
@@ -34,7 +34,7 @@ pub(super) struct PortText {
     pub(super) text: String,
 }
 
-/// What makes two rules the same for the API.
+/// Identity of a rule for the API.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     protocol: String,

@@ -267,7 +267,7 @@ fn check(rule: &Value) -> Result<(), Refusal> {
     if ports && one && is_known { Ok(()) } else { refuse("InvalidParameterValue", &text(rule)) }
 }
 
-/// What makes two rules the same.
+/// Identity of a rule.
 fn key(rule: &Value) -> [&str; 5] {
     ["Protocol", "Port", "CidrBlock", "Ipv6CidrBlock", "Action"]
         .map(|name| rule[name].as_str().unwrap_or_default())
