@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use testkit::{End, binary, eventually};
+use testkit::{End, Launch, binary, eventually};
 
 use crate::http::Message;
 use crate::world::{Server, connect, launch};
@@ -188,6 +188,41 @@ fn the_client_behind_a_proxy_is_the_one_that_gets_in() {
     let mut nobody = connect(&site.gate);
     nobody.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{BROWSER}\r\n"));
     assert!(nobody.is_ended());
+}
+
+#[test]
+fn a_table_of_a_file_has_the_page_and_its_name_is_the_gates() {
+    let dir = tempfile::tempdir().unwrap();
+    new_token(&dir, "all", TOKEN);
+    let other = "another-token-of-the-site-001";
+    let tokens = dir.path().join("tokens");
+    new_token(&dir, "other", other);
+    let lines = fs::read_to_string(&tokens).unwrap();
+    let lines: Vec<String> =
+        lines
+            .lines()
+            .map(|line| {
+                if line.starts_with("other ") { format!("{line} gates=blog") } else { line.into() }
+            })
+            .collect();
+    fs::write(&tokens, lines.join("\n") + "\n").unwrap();
+    let server = Server::hello();
+    let file = dir.path().join("knockpipe.toml");
+    let text = format!(
+        "[process]\nlog-format = \"json\"\n[http.shop]\nsource = \"127.0.0.1:0\"\n\
+         target = \"{}\"\ngate = \"file:{}\"\nknock-page = true\ntokens = \"{}\"\n\
+         most-failures = \"0\"\n",
+        server.url(),
+        dir.path().join("gate").display(),
+        tokens.display()
+    );
+    fs::write(&file, text).unwrap();
+    let gate = Launch::new("run").args(["-c", file.to_str().unwrap()]).start();
+    gate.program.wait_line("the warning", |line| line.text().contains("--most-failures"));
+    let site = Site { gate, server, dir };
+    assert_eq!(site.knock("POST", other, "").status(), 403);
+    assert_eq!(site.knock("POST", TOKEN, "").status(), 200);
+    assert_eq!(site.ask("GET /", BROWSER).text(), "hello");
 }
 
 #[test]
