@@ -168,6 +168,10 @@ pub(super) struct HttpArgs {
     #[arg(short = 'R', long, help_heading = NAMES)]
     no_resolve: bool,
 
+    /// Log a line for each request: client, method, host, path without its query, status, time
+    #[arg(long, help_heading = HTTP)]
+    access_log: bool,
+
     #[command(flatten)]
     site: SiteArgs,
 
@@ -296,6 +300,7 @@ impl HttpArgs {
                 .redirect
                 .clone()
                 .map(|to| to.with_parameter(self.redirect_parameter.clone())),
+            logs_requests: self.access_log,
             logs_decisions: self.has_detail,
         };
         if !options.asks_at_accept() {

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access::{self, Asked};
 use super::answers;
 use super::body::Line;
 use super::browser;
@@ -60,6 +61,7 @@ pub struct HttpGate {
     asked_at_accept: bool,
     redirect: Option<Redirect>,
     page: Option<SitePage>,
+    logs_requests: bool,
     logs_decisions: bool,
     checks: HealthChecks,
     drain: Duration,
@@ -151,6 +153,7 @@ impl HttpGate {
             believes_internal: options.believes_internal,
             asked_at_accept: options.asks_at_accept(),
             redirect: options.redirect.clone(),
+            logs_requests: options.logs_requests,
             logs_decisions: options.logs_decisions,
             checks: HealthChecks {
                 dial: options.dial(),
@@ -205,23 +208,9 @@ impl HttpGate {
             admitted.ok().map(|permit| Client { peer, permit: Some(permit) })
         };
         if self.logs_decisions {
-            self.log_decision(peer, client.is_some());
+            access::log_decision(self.name(), peer, client.is_some());
         }
         client.ok_or(Some(peer))
-    }
-
-    /// Writes the line of redis-knocking about a decision.
-    fn log_decision(&self, peer: Peer, is_allowed: bool) {
-        let tunnel = self.name();
-        let Some(ip) = peer.ip() else { return };
-        let is_internal = crate::gate::rules::is_internal(ip);
-        match (is_allowed, peer) {
-            (true, Peer::Socket(_)) if is_internal => {
-                tracing::info!(tunnel, "Internal IP {ip} automatically allowed");
-            }
-            (true, _) => tracing::info!(tunnel, "IP {ip} allowed"),
-            (false, _) => tracing::info!(tunnel, "IP {ip} denied"),
-        }
     }
 
     /// Answers a request that is denied: with another page, or not at all.
@@ -351,6 +340,33 @@ impl HttpGate {
         Some(Box::pin(self.revoked(permit)))
     }
 
+    /// Answers a request of a client, as far as that is known.
+    async fn answer_to(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        visitor: Arc<Visitor>,
+        peer: Option<Peer>,
+    ) -> Option<Response<Body>> {
+        let page = self.page.as_ref().filter(|page| page.holds(request.uri()));
+        if page.is_some()
+            && let Some(page) = self.page_for(peer, &visitor)
+        {
+            return Some(page.respond(request, visitor).await);
+        }
+        let client = match self.admit(peer).await {
+            // What is below the path of the page never reaches the server.
+            Ok(client) if page.is_some() => Err(Some(client.peer)),
+            admitted => admitted,
+        };
+        let client = match client {
+            Ok(client) => client,
+            Err(peer) => return self.deny(request, peer, &visitor).await,
+        };
+        visitor.prove();
+        let Client { peer, permit } = client;
+        Passage { gate: self, visitor, peer }.pass(request, permit).await
+    }
+
     /// Looks after idle connections and the log until the service stops.
     async fn look_after(self: Arc<Self>) {
         loop {
@@ -373,24 +389,10 @@ impl Application for HttpGate {
             visitor.prove();
         }
         let peer = self.client_of(&request, &visitor);
-        let page = self.page.as_ref().filter(|page| page.holds(request.uri()));
-        if page.is_some()
-            && let Some(page) = self.page_for(peer, &visitor)
-        {
-            return Some(page.respond(request, visitor).await);
-        }
-        let client = match self.admit(peer).await {
-            // What is below the path of the page never reaches the server.
-            Ok(client) if page.is_some() => Err(Some(client.peer)),
-            admitted => admitted,
-        };
-        let client = match client {
-            Ok(client) => client,
-            Err(peer) => return self.deny(request, peer, &visitor).await,
-        };
-        visitor.prove();
-        let Client { peer, permit } = client;
-        Passage { gate: self, visitor, peer }.pass(request, permit).await
+        let asked = self.logs_requests.then(|| Asked::new(&request, peer));
+        let answer = Arc::clone(&self).answer_to(request, visitor, peer).await;
+        asked.into_iter().for_each(|asked| asked.answered(self.name(), answer.as_ref()));
+        answer
     }
 
     fn set_capacity(&self, connections: usize) {

@@ -18,12 +18,14 @@
 //!   dialer     new connections, with TLS or without, and whether a server works
 //!   idle       those that are kept (pure)
 //!   upgrade    connections that have changed to another protocol
+//!   access     a log line for each request
 //!   answers    answers of the gate itself
 //! ```
 //!
 //! It keeps no body and no answer, and knows nothing of what the server serves: no path, no cookie
 //! and no user. Listeners, TLS, limits and the parsing of requests are those of `web` and `http`.
 
+mod access;
 mod answers;
 mod body;
 mod browser;

@@ -55,6 +55,8 @@ pub struct Options {
     pub redirect: Option<Redirect>,
     /// Page for them to knock on, here. With neither their connections are closed.
     pub page: Option<SiteOptions>,
+    /// One log line for each request.
+    pub logs_requests: bool,
     /// One log line for each decision.
     pub logs_decisions: bool,
 }

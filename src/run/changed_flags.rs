@@ -169,6 +169,7 @@ fn of_http(
         check_path,
         redirect,
         page,
+        logs_requests,
         logs_decisions: _,
     } = old;
     let mut all = of_web(web, &new.web, has_new_listener);
@@ -189,6 +190,7 @@ fn of_http(
         ("check", *check != new.check),
         ("check-path", *check_path != new.check_path),
         ("redirect", *redirect != new.redirect),
+        ("access-log", *logs_requests != new.logs_requests),
     ]);
     match (page, &new.page) {
         (Some(old), Some(new)) => {

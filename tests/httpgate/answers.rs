@@ -47,6 +47,30 @@ fn requests_are_counted_by_the_class_of_their_answer() {
 }
 
 #[test]
+fn each_request_is_a_line_where_that_is_wanted() {
+    let server = Server::hello();
+    let args = ["--trusted-proxies", "127.0.0.0/8", "--allow", "192.0.2.7", "--access-log"];
+    let gate = start(&server.url(), &args);
+    let ask = |target: &str, client: &str| {
+        let mut wire = connect(&gate);
+        wire.send(format!(
+            "GET {target} HTTP/1.1\r\nHost: app.example\r\nX-Forwarded-For: {client}\r\n\r\n"
+        ));
+        wire.head()
+    };
+    assert_eq!(ask("/a%1b?token=secret", "192.0.2.7").unwrap().status(), 200);
+    assert!(ask("/b", "192.0.2.8").is_none());
+    let line = gate.program.wait_line("the first", |line| line.is("request"));
+    let fields = ["client", "method", "host", "path", "status"].map(|name| line.field(name));
+    let fields = fields.map(Option::unwrap_or_default);
+    assert_eq!(fields, ["192.0.2.7", "GET", "app.example", "/a%1b", "200"]);
+    let denied =
+        gate.program.wait_line("the denied", |line| line.field("path").as_deref() == Some("/b"));
+    assert_eq!(denied.field("status"), None);
+    assert!(!gate.program.stderr().contains("secret"));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_502() {
     let (nowhere, _held) = refusing();
     let gate = start(&url(&nowhere), &["--allow", "127.0.0.0/8"]);
