@@ -99,6 +99,10 @@ return import("/page/machine.js").then(({ START, NO_WISH, step, ...limits }) => 
     check("leaving names no own address", Object.keys(sent(leaving.effects).body).length === 0);
     const left = step(leaving.state, { ...answer(200, { removed: true }), serial: 2, now: 2 });
     check("the grant is gone", left.state.grant === null && left.state.gone === "left");
+    check("whether others let it in is looked at", sent(left.effects)?.what === "look");
+    const out = { address: "192.0.2.1", allowed: false, expires_in_seconds: null, label: null };
+    const looked = step(left.state, { ...answer(200, out), serial: left.state.serial, now: 3 });
+    check("who left stays out", looked.state.grant === null && looked.state.gone === "left");
     const still = step(leaving.state, { ...answer(200, { removed: false }), serial: 2, now: 2 });
     check("what was not ours is looked at", sent(still.effects)?.what === "look");
   }
@@ -107,6 +111,9 @@ return import("/page/machine.js").then(({ START, NO_WISH, step, ...limits }) => 
     const { state } = run(longer, answer(200, grant(500)));
     const shorter = step(state, { ...knock, now: 1_000 });
     check("extending never shortens", sent(shorter.effects).body.ttl === 499);
+    const seen = { address: "192.0.2.1", allowed: true, expires_in_seconds: 9_000, label: null };
+    const others = run(start({}), answer(200, seen)).state;
+    check("what others granted is not asked for", sent(step(others, knock).effects).body.ttl === 60);
     const elsewhere = { ...knock, wish: { ...knock.wish, address: "192.0.2.9" }, now: 1_000 };
     check("another address is another grant", sent(step(state, elsewhere).effects).body.ttl === 60);
   }

@@ -183,9 +183,13 @@ function ask(state, what, now) {
   return stay({ ...state, serial, question, retry: null, lookedAt }, { type: "send", question });
 }
 
-/** What is left of a grant of this address: a knock that extends it never shortens it. */
+/**
+ * What is left of the page's own grant of this address: a knock that extends it never shortens it.
+ * An end that the server tells of may be that of others, and is nothing to ask for.
+ */
 function secondsLeft({ grant, address: own }, address, now) {
-  const isSame = grant !== null && grant.endsAt !== null && grant.address === (address || own);
+  const isOurs = grant !== null && grant.given !== null && grant.endsAt !== null;
+  const isSame = isOurs && grant.address === (address || own);
   return isSame ? Math.ceil((grant.endsAt - now) / 1_000) : 0;
 }
 
@@ -311,7 +315,8 @@ function onLooked(state, { body, now }) {
     return null;
   }
   const grant = body.allowed ? seenGrant(state.grant, body, now) : null;
-  const gone = !grant && state.grant ? "ended" : null;
+  const before = state.grant ? "ended" : state.gone;
+  const gone = grant ? null : before;
   const most = typeof body.max_ttl === "number" ? body.max_ttl : state.most;
   const known = { ...served(state), grant, gone, address: body.address, most };
   return stay(known, ...(known.keep ? [kept(known)] : []));
@@ -332,8 +337,8 @@ function onLeft(state, event) {
     return null;
   }
   const isOwn = !state.question.body.ip_address;
-  if (!event.body.removed && isOwn) {
-    // Another entry may still let it in.
+  if (isOwn) {
+    // Others may still let it in.
     return ask({ ...served(state), grant: null, gone: "left" }, "look", event.now);
   }
   return stay({ ...served(state), grant: null, gone: "left" });
