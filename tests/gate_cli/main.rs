@@ -438,8 +438,8 @@ fn an_import_neither_waits_for_a_pipe_nor_fills_memory() {
     let zeros = store.path("zeros");
     fs::File::create(&zeros).unwrap().set_len(3 << 30).unwrap();
     let line = format!("import {}", zeros.display());
-    store.fails(&line, 2, &["line 1 of", "longer than 4096 bytes"]);
-    let long = format!("203.0.113.7\n#{}\n", "x".repeat(5_000));
+    store.fails(&line, 2, &["line 1 of", "longer than 24576 bytes"]);
+    let long = format!("203.0.113.7\n#{}\n", "x".repeat(25_000));
     complaint(&store.run_with("import -", &long), 2, &["line 2 of standard input", "longer"]);
     assert!(!store.path("gate").exists(), "nothing is half done");
 }

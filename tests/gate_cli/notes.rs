@@ -172,6 +172,42 @@ fn all_owners_of_an_entry_are_listed() {
     assert!(why.contains("by token:a at"), "{why}");
 }
 
+/// Or else what one of them takes back would end what the others granted.
+#[test]
+fn all_owners_of_an_entry_go_with_an_export() {
+    let (now, at) = (now_ms(), "203.0.113.7");
+    let (end, sooner, past) = (now + 7_200_000, now + 3_600_000, now - 1);
+    let other = |who: &str, end: u64| {
+        format!(r#"{{"who":"{who}","label":"x","granted_ms":2,"expires_ms":{end}}}"#)
+    };
+    let line = |others: &str| {
+        format!(
+            r#"{{"kind":"allowed","member":"{at}","expires_ms":{end},"who":"token:a","label":null,"granted_ms":1,"others":{others}}}"#
+        )
+    };
+    let lines = line(&format!("[{},{}]", other("token:b", sooner), other("token:c", past)));
+    let mut from = lines;
+    for store in Store::each() {
+        let answer = store.run_with("import -", &from);
+        assert!(answer.out.starts_with("imported 1, "), "{answer:?}");
+        let one = entry(&store, at);
+        assert_eq!(one["who"], "token:a", "{one}");
+        assert_eq!(one["others"].as_array().map(Vec::len), Some(1), "{one}");
+        let other = &one["others"][0];
+        let told = (&other["who"], &other["label"], &other["granted_ms"]);
+        assert_eq!(told, (&"token:b".into(), &"x".into(), &2.into()));
+        let told = other["expires_ms"].as_u64().unwrap();
+        assert!(told.abs_diff(sooner) < 3_000, "{one}");
+        assert_eq!(store.run_with("import -", &from).status, Some(3));
+        from = store.good("export");
+    }
+    let file = Store::file();
+    for bad in ["7", "[7]", r#"[{"who":"b","granted_ms":1}]"#, r#"[{"expires_ms":1}]"#] {
+        let answer = file.run_with("import -", &line(bad));
+        complaint(&answer, 2, &["line 1", "\"others\"", "nothing was imported"]);
+    }
+}
+
 /// To let somebody in matters more than to note who did.
 #[test]
 fn a_user_who_may_not_write_notes_is_told_so_and_lets_in_all_the_same() {

@@ -18,14 +18,16 @@ use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::files::read::{Kind, ReadError, open};
 use crate::files::text::{NotText, text};
+use crate::gate::grant::{LONGEST_NOTE, NoteUntil};
+use crate::gate::owners::{Notes, Terms};
 use crate::gate::store::{Edit, EditResult};
 use crate::gate::{Expiry, GrantNote, Member, UnixMillis};
 use crate::net::clock;
 use crate::proto::knock::Label;
 use crate::run::Failure;
 
-/// Longest line in bytes, with its end: an entry has less than 200, the rest is for comments.
-const LONGEST_LINE: usize = 4096;
+/// Longest line in bytes, with its end: that of an entry with all the owners that one has.
+const LONGEST_LINE: usize = 2 * LONGEST_NOTE;
 
 /// Highest number of entries, which is that of a store.
 const MOST_ENTRIES: usize = 2_000_000;
@@ -57,13 +59,13 @@ pub(super) struct ImportArgs {
     common: CommonArgs,
 }
 
-/// One line: an entry, its end and its note.
+/// One line: an entry, its end and its notes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     kind: &'static str,
     member: Member,
     expiry: Expiry,
-    note: Option<Box<GrantNote>>,
+    notes: Option<Box<Notes>>,
 }
 
 /// Results of the lines.
@@ -116,9 +118,12 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     wanted.sort_by_key(Wanted::place);
     let mut counts = Counts { expired: all - wanted.len(), ..Counts::default() };
     let present = present(&place, &wanted).await?;
-    let edits = edits(&wanted, &present, &note, now);
-    counts.unchanged += wanted.len() - edits.len();
+    let new = new_ones(&wanted, &present, now);
+    counts.unchanged += wanted.len() - new.len();
+    let edits = new.iter().map(|entry| edit(entry, &note, now)).collect();
     place.edit_all(edits, |receipt| counts.take(receipt)).await?;
+    let others = new.iter().flat_map(|entry| others(entry, now)).collect();
+    place.edit_owners(others).await?;
     report(&args.common, &place, &counts)
 }
 
@@ -232,7 +237,7 @@ fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, S
     let until = |ttl| Expiry::after(now, ttl);
     if !line.starts_with('{') {
         let member = line.parse::<Member>().map_err(|_| NO_MEMBER)?;
-        return Ok(Wanted { kind: ALLOWED, member, expiry: until(ttl), note: None });
+        return Ok(Wanted { kind: ALLOWED, member, expiry: until(ttl), notes: None });
     }
     let value: Value = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}"))?;
     let kind = match value["kind"].as_str() {
@@ -250,8 +255,8 @@ fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, S
             Expiry::At(UnixMillis(end))
         }
     };
-    let note = note::read(&value)?.map(Box::new);
-    Ok(Wanted { kind, member, expiry, note })
+    let notes = note::read_all(&value)?.map(Box::new);
+    Ok(Wanted { kind, member, expiry, notes })
 }
 
 /// Entries of the store, with their end. Read only where that is needed: the result of adding a
@@ -270,13 +275,24 @@ async fn present(place: &OpenedStore, wanted: &[Wanted]) -> Result<Present, Fail
     Ok(present)
 }
 
-/// Returns the changes for entries that do not last as long yet.
-fn edits(wanted: &[Wanted], present: &Present, note: &GrantNote, now: UnixMillis) -> Vec<Edit> {
+/// Returns the entries that do not last as long yet.
+fn new_ones<'a>(wanted: &'a [Wanted], present: &Present, now: UnixMillis) -> Vec<&'a Wanted> {
     let is_new = |entry: &&Wanted| {
         let known = present.get(&(entry.kind, entry.member));
         !known.is_some_and(|end| lasts(*end, entry, now))
     };
-    wanted.iter().filter(is_new).map(|entry| edit(entry, note, now)).collect()
+    wanted.iter().filter(is_new).collect()
+}
+
+/// Returns the grants of the other owners of an entry, which end before it does.
+fn others(entry: &Wanted, now: UnixMillis) -> Vec<Edit> {
+    let others = entry.notes.iter().flat_map(|notes| &notes.others);
+    let running = others.filter(|other| !other.end.is_past(now) && other.end <= entry.expiry);
+    let grant = |NoteUntil { note, end }: &NoteUntil| {
+        let (note, lasting) = (note.clone(), end.left(now)?);
+        Some(Edit::Grant { member: entry.member, lasting, note, terms: Terms::Later })
+    };
+    running.filter_map(grant).collect()
 }
 
 /// Returns whether the present entry lasts as long as the wanted one.
@@ -298,7 +314,7 @@ fn edit(entry: &Wanted, note: &GrantNote, now: UnixMillis) -> Edit {
     match (entry.kind, entry.member) {
         (BANNED, member) => Edit::Ban(member, left.unwrap_or(LONGEST)),
         (_, member) => {
-            let note = entry.note.as_deref().unwrap_or(note).clone();
+            let note = entry.notes.as_ref().map_or(note, |notes| &notes.note).clone();
             Edit::Allow { member, lasting: left, note: Some(note) }
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::super::output::date;
 use crate::gate::grant::NoteUntil;
 use crate::gate::owners::Notes;
-use crate::gate::{GrantNote, UnixMillis, grant};
+use crate::gate::{Expiry, GrantNote, UnixMillis, grant};
 use crate::net::clock;
 use crate::printable::printable;
 use crate::proto::knock::Label;
@@ -78,11 +78,29 @@ fn add(note: &GrantNote, object: &mut Map<String, Value>) {
     object.insert("granted_ms".to_owned(), json!(at.0));
 }
 
-/// Reads the note of an object that [`add_all`] made; `None` if it has none.
+/// Reads the notes of an object that [`add_all`] made; `None` if it has none.
 ///
 /// # Errors
-/// The reason why it is none, in one line.
-pub(super) fn read(object: &Value) -> Result<Option<GrantNote>, String> {
+/// The reason why they are none, in one line.
+pub(super) fn read_all(object: &Value) -> Result<Option<Notes>, String> {
+    const NO_OTHERS: &str = "\"others\" is no list of notes, each with its \"expires_ms\"";
+    let note = read(object)?;
+    let others = match &object["others"] {
+        Value::Null => &[][..],
+        Value::Array(others) if others.len() < grant::MOST_OWNERS && note.is_some() => others,
+        _ => return Err(NO_OTHERS.to_owned()),
+    };
+    let other = |other: &Value| {
+        let end = other["expires_ms"].as_u64().ok_or(NO_OTHERS)?;
+        let note = read(other)?.ok_or(NO_OTHERS)?;
+        Ok(NoteUntil { note, end: Expiry::At(UnixMillis(end)) })
+    };
+    let others = others.iter().map(other).collect::<Result<_, String>>()?;
+    Ok(note.map(|note| Notes { note, others }))
+}
+
+/// Reads the note of an object; `None` if it has none.
+fn read(object: &Value) -> Result<Option<GrantNote>, String> {
     let text = |name: &str, most: usize| match &object[name] {
         Value::Null => Ok(None),
         Value::String(text) if (1..=most).contains(&text.len()) => Ok(Some(text.clone())),

@@ -138,6 +138,21 @@ impl OpenedStore {
         }
     }
 
+    /// Adds owners to entries that are there. No request to a process adds one: there an entry is
+    /// that of the owner who grants it for longest.
+    ///
+    /// # Errors
+    /// [`Failure::Runtime`]
+    pub(super) async fn edit_owners(&self, grants: Vec<Edit>) -> Result<(), Failure> {
+        if self.process.is_some() && !grants.is_empty() {
+            notice(
+                "entries in the memory of a process are noted for the one who grants them for longest",
+            );
+            return Ok(());
+        }
+        self.edit_all(grants, drop).await
+    }
+
     /// Adds to an error the number of the `all` changes that were made before it.
     fn undone(&self, error: StoreError, made: usize, all: usize) -> Failure {
         if made > 0 {
