@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::values;
 use crate::duration;
 use crate::http::{ClientRules, TrustedProxies, X_FORWARDED_FOR};
-use crate::knockd::tokens::{DEFAULT_MAX_TTL, Token, TokenHash};
+use crate::knockd::tokens::{DEFAULT_MAX_TTL, Token, TokenHash, disguise_name};
 use crate::knockd::{Answers, Disguise};
 use crate::run::Failure;
 use crate::sys::credentials;
@@ -22,9 +22,6 @@ use crate::sys::keyfile::Access;
 
 /// Heading of the flags about the disguise.
 const DISGUISE: &str = "Disguise";
-
-/// Name beside the entries that disguised knocks make.
-const NAME: &str = "disguise";
 
 /// Type of the bodies unless `--disguise-content-type` says otherwise.
 const DEFAULT_TYPE: HeaderValue = HeaderValue::from_static("text/html; charset=UTF-8");
@@ -169,12 +166,14 @@ impl DisguiseArgs {
         self.disguise_secret.iter()
     }
 
-    /// Returns the disguise that the flags describe; `None` when there is none. Reads the secret.
+    /// Returns the disguise of the service by this name that the flags describe; `None` when there
+    /// is none. Reads the secret.
     ///
     /// # Errors
     /// [`Failure::Usage`]
     pub(super) fn options(
         &self,
+        service: Option<&str>,
         proxies: &TrustedProxies,
         access: Access,
     ) -> Result<Option<Secretly>, Failure> {
@@ -200,7 +199,7 @@ impl DisguiseArgs {
         };
         refuse_same_header(&disguise)?;
         let token = Token {
-            name: NAME.to_owned(),
+            name: disguise_name(service),
             hash: TokenHash::of(secret(file, access)?.as_bytes()),
             gates: vec![],
             max_ttl: self.disguise_ttl.unwrap_or(DEFAULT_MAX_TTL),

@@ -127,7 +127,8 @@ impl KnockdArgs {
         let signed = self.signed(name.as_deref(), user)?;
         let gates = self.rules.gates(name.as_deref());
         let web = self.web.options(name, user, connections)?;
-        let secretly = self.disguise.options(&web.trusted_proxies, self.web.access(user))?;
+        let access = self.web.access(user);
+        let secretly = self.disguise.options(web.name.as_deref(), &web.trusted_proxies, access)?;
         let (tokens, disguise) = match secretly {
             Some(Secretly { disguise, token }) => {
                 self.refuse_endpoints()?;

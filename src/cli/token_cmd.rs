@@ -20,12 +20,13 @@ use crate::addr::ServiceName;
 use crate::duration;
 use crate::files::read::read as read_file;
 use crate::knockd::tokens::{
-    DEFAULT_MAX_TTL, Token, TokenHash, Tokens, is_name, name_of, revoked_line, who,
+    DEFAULT_MAX_TTL, Revoked, Token, TokenHash, Tokens, is_name, is_reserved, name_of, who,
 };
+use crate::net::clock;
 use crate::random::random;
 use crate::run::Failure;
 use crate::sys::keyfile::{Access, is_stdin};
-use crate::sys::tokens_file;
+use crate::sys::tokens_file::{self, TokensFileError};
 
 /// Bytes of a token that is taken over, beyond which it is no token.
 const LONGEST_TOKEN: usize = 1_024;
@@ -49,7 +50,7 @@ Examples:
 const REVOKE_EXAMPLES: &str = "\
 Marks the token in the file as revoked. A running knockd knows it until it is reloaded (SIGHUP),
 which also ends what the token granted; so does the next start. With --gate the grants end at once:
-their connections end as the gate says.
+their connections end as the gate says. Reload before you make a token anew under the same name.
 
 Example:
   knockpipe knockd token revoke phone --tokens tokens --gate redis://127.0.0.1
@@ -164,10 +165,20 @@ fn new(args: NewArgs) -> Result<Done, Failure> {
             name.escape_debug()
         )));
     }
+    if is_reserved(&name) {
+        return Err(usage(anyhow!(
+            "{name} is the name of the secret of a disguise; give the token another one"
+        )));
+    }
     let path = &file.tokens;
     if tokens_file::exists(path) {
         // Also its owner and mode.
-        refuse_twin(&read_tokens(path, Access::default())?, &name, path)?;
+        let present = read_tokens(path, Access::default())?;
+        refuse_twin(&present, &name, path)?;
+        if is_revoked(&present, &name) {
+            // What the one of before granted until now is not this one's.
+            mark_revoked(path, &name, |line| Revoked::parse(line).is_some())?;
+        }
     }
     let secret = match &from {
         Some(from) => taken_over(from)?,
@@ -196,6 +207,26 @@ fn new(args: NewArgs) -> Result<Done, Failure> {
         print(&line)?;
     }
     Ok(Done::Clean)
+}
+
+/// Writes one line about the revocation, at this moment, in the place of those lines of this name
+/// that are meant.
+fn mark_revoked(
+    path: &Path,
+    name: &str,
+    is_meant: impl Fn(&str) -> bool,
+) -> Result<(), TokensFileError> {
+    let revoked = Revoked { name: name.to_owned(), at: Some(clock::now()) };
+    let mut lines = std::iter::once(format!("{revoked}\n"));
+    tokens_file::rewrite(path, |line| match name_of(line) == Some(name) && is_meant(line) {
+        true => lines.next().unwrap_or_default(),
+        false => line.to_owned(),
+    })
+}
+
+/// Returns true if a token of this name was revoked, and there is no other one.
+fn is_revoked(tokens: &Tokens, name: &str) -> bool {
+    tokens.named(name).is_none() && tokens.revoked().iter().any(|revoked| revoked.name == name)
 }
 
 /// Refuses a name that a token has already.
@@ -288,7 +319,10 @@ fn revoke(args: &RevokeArgs) -> Result<Done, Failure> {
     let path = &file.tokens;
     let tokens = read_tokens(path, Access::default())?;
     let is_listed = tokens.named(name).is_some();
-    if !is_listed {
+    let was_revoked = is_revoked(&tokens, name);
+    if was_revoked {
+        notice(&format!("token {name} is revoked already"));
+    } else if !is_listed {
         notice(&format!("there is no token {} in {}", name.escape_debug(), path.display()));
     }
     if !is_name(name) {
@@ -297,13 +331,19 @@ fn revoke(args: &RevokeArgs) -> Result<Done, Failure> {
     // First, so that a store that cannot be named leaves the token where it is.
     let source = store.find_any()?;
     if is_listed {
-        tokens_file::rewrite(path, |line| match name_of(line) == Some(name.as_str()) {
-            true => revoked_line(name) + "\n",
-            false => line.to_owned(),
-        })?;
+        mark_revoked(path, name, |_| true)?;
     }
     // Also of one that is not listed any more: it may have knocked until the service was reloaded.
-    let ended = source.map(|source| grants_of::end(source, &who(name))).transpose()?;
+    let ended = source.map(|source| grants_of::end(source, &who(name))).transpose();
+    let ended = ended.map_err(|failure| match failure {
+        Failure::Runtime(error) if is_listed || was_revoked => {
+            Failure::Runtime(error.context(format!(
+                "token {name} is revoked in {}, and its grants are left until this is run again, or knockd is reloaded",
+                path.display()
+            )))
+        }
+        failure => failure,
+    })?;
     let told = match (is_listed, ended) {
         (true, Some(ended)) => format!(
             "token {name} revoked, and {ended} of its grants ended; reload knockd (SIGHUP), which knows the token until then\n"
@@ -312,7 +352,7 @@ fn revoke(args: &RevokeArgs) -> Result<Done, Failure> {
             "token {name} revoked; reload knockd (SIGHUP), which knows the token until then, and ends its grants then; with --gate they end at once\n"
         ),
         (false, Some(0) | None) => return Ok(Done::Unchanged),
-        (false, Some(ended)) => format!("{ended} grants of token {name} ended\n"),
+        (false, Some(ended)) => format!("{ended} of the grants of token {name} ended\n"),
     };
     print(&told)?;
     Ok(Done::Clean)

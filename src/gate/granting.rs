@@ -52,6 +52,18 @@ pub enum ChangeError {
     /// No answer.
     #[error("the gate's store does not answer; check that it works and can be reached")]
     Silent,
+    /// Entries were listed, and it is not known who granted them.
+    #[error(
+        "the notes beside entries cannot be read: {0}; give the ACL user the rights that the documents name"
+    )]
+    NoNotes(String),
+}
+
+/// Entries of a listing.
+struct Kept {
+    grants: Vec<Grant>,
+    /// The reason why notes are missing.
+    without_notes: Option<String>,
 }
 
 /// An entry of the allow-set that is in use.
@@ -96,12 +108,18 @@ impl Gate {
         in_time(self.shared().store.edit(edit)).await
     }
 
-    /// Takes back what this `who` granted; what others granted stays.
+    /// Takes back what this `who` granted, at `until` at the latest if that is given; what others
+    /// granted stays.
     ///
     /// # Errors
     /// [`ChangeError`]
-    pub async fn take_back(&self, member: Member, who: &str) -> Result<EditResult, ChangeError> {
-        let edit = Edit::TakeBack { member, who: who.to_owned() };
+    pub async fn take_back(
+        &self,
+        member: Member,
+        who: &str,
+        until: Option<UnixMillis>,
+    ) -> Result<EditResult, ChangeError> {
+        let edit = Edit::TakeBack { member, who: who.to_owned(), until };
         in_time(self.shared().store.edit(edit)).await
     }
 
@@ -116,13 +134,37 @@ impl Gate {
         patience: Duration,
         keep: impl Fn(&Grant) -> bool,
     ) -> Result<Vec<Grant>, ChangeError> {
+        Ok(self.listed(most, patience, keep).await?.grants)
+    }
+
+    /// The same where `keep` chooses by notes: without these none would be found, and nobody would
+    /// know.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn grants_by_note(
+        &self,
+        most: usize,
+        patience: Duration,
+        keep: impl Fn(&Grant) -> bool,
+    ) -> Result<Vec<Grant>, ChangeError> {
+        let Kept { grants, without_notes } = self.listed(most, patience, keep).await?;
+        without_notes.map_or(Ok(grants), |why| Err(ChangeError::NoNotes(why)))
+    }
+
+    async fn listed(
+        &self,
+        most: usize,
+        patience: Duration,
+        keep: impl Fn(&Grant) -> bool,
+    ) -> Result<Kept, ChangeError> {
         let shared = self.shared();
         let (to, mut from) = mpsc::channel::<Vec<Grant>>(1);
-        let mut kept = vec![];
+        let mut grants = vec![];
         let taking = async {
             while let Some(batch) = from.recv().await {
-                kept.extend(batch.into_iter().filter(&keep).take(most - kept.len()));
-                if kept.len() == most {
+                grants.extend(batch.into_iter().filter(&keep).take(most - grants.len()));
+                if grants.len() == most {
                     // Who lists is told by the channel that it is enough.
                     return drop(from);
                 }
@@ -130,7 +172,8 @@ impl Gate {
         };
         let listing = async { tokio::join!(shared.store.list_grants(to), taking).0 };
         match within(patience, listing).await {
-            Ok(_) | Err(ChangeError::Store(StoreError::CutOff)) => Ok(kept),
+            Ok(listed) => Ok(Kept { grants, without_notes: listed.without_notes }),
+            Err(ChangeError::Store(StoreError::CutOff)) => Ok(Kept { grants, without_notes: None }),
             Err(error) => Err(error),
         }
     }

@@ -67,7 +67,7 @@ impl Knocks {
         let KnockParts { name, clients, gate, meters } = parts;
         let progress = before.map_or_else(Arc::default, |before| Arc::clone(&before.progress));
         lock(&progress.limits).set_rates(rules.failures, rules.successes);
-        progress.take_tokens(&rules.tokens);
+        progress.take_tokens(&rules.tokens, clock::now);
         let has_turns = |name: &str| rules.tokens.named(name).is_some_and(|it| it.one_address);
         lock(&progress.turns).retain(|name, _| has_turns(name));
         Self {
@@ -217,7 +217,7 @@ impl Knocks {
         };
         let member: Member = member.map_err(|refusal| self.refuse_caller(caller, refusal))?;
         self.take_success(caller)?;
-        let taken = self.gate.take_back(member, &token.who()).await;
+        let taken = self.gate.take_back(member, &token.who(), None).await;
         if !taken.as_ref().is_ok_and(|taken| taken.changed) {
             self.limits().successes.take_back(caller.sender().source());
         }
@@ -306,7 +306,8 @@ impl Knocks {
         self.gate.grant(grant.clone(), terms).await.map_err(failed)?;
         if self.is_revoked(caller.token) {
             // A reload in between may have looked for its grants before this one was there.
-            self.gate.take_back(member, &caller.token.who()).await.map_err(failed)?;
+            let (who, until) = (&grant.note.who, Some(grant.note.at));
+            self.gate.take_back(member, who, until).await.map_err(failed)?;
             return Err(revoked());
         }
         self.meters.http_knocks.count(HttpKnockResult::Granted);
@@ -336,13 +337,13 @@ impl Knocks {
         }
         let who = token.who();
         let is_of = |grant: &Grant| grant.member != new && grant.is_by(&who);
-        let earlier = self.gate.grants(MOST_EARLIER, PATIENCE, is_of).await?;
+        let earlier = self.gate.grants_by_note(MOST_EARLIER, PATIENCE, is_of).await?;
         Ok(earlier.into_iter().map(|grant| grant.member).collect())
     }
 
     async fn take_earlier(&self, token: &Token, member: Member) {
         let (tunnel, who) = (self.name(), token.who());
-        match self.gate.take_back(member, &who).await {
+        match self.gate.take_back(member, &who, None).await {
             Ok(done) if done.changed => {
                 info!(tunnel, who, address = %member, "previous grant taken back");
             }

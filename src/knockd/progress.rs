@@ -3,14 +3,14 @@
 //! Locks, grants under way and revoked tokens must not be forgotten with the settings that were read
 //! anew. Nothing here outlasts the process.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Mutex as Turn;
 
 use super::limits::Limits;
-use super::tokens::Tokens;
-use crate::gate::Member;
+use super::tokens::{Revoked, Tokens};
+use crate::gate::{Member, UnixMillis};
 
 /// State that goes on in the service that replaces this one.
 #[derive(Default)]
@@ -20,8 +20,9 @@ pub(super) struct Progress {
     pub(super) making: Mutex<HashMap<Member, usize>>,
     /// Tokens of the service that is the newest.
     pub(super) tokens: Mutex<Arc<Tokens>>,
-    /// Names of tokens that are gone, of which grants may be left.
-    pub(super) gone: Mutex<BTreeSet<String>>,
+    /// Names of tokens that are gone, of which grants may be left, with the moment from which on
+    /// none of them granted anything: a later grant is one of another token by this name.
+    pub(super) gone: Mutex<BTreeMap<String, UnixMillis>>,
     /// For each token of one address, where a new grant takes the previous one back: one at a time.
     pub(super) turns: Mutex<HashMap<String, Arc<Turn<()>>>>,
 }
@@ -34,13 +35,22 @@ pub(super) struct Making<'a> {
 
 impl Progress {
     /// Takes over the tokens of the service that is the newest from now on, and the names of those
-    /// that it lacks.
-    pub(super) fn take_tokens(&self, tokens: &Arc<Tokens>) {
+    /// that it lacks, or that were revoked since the file was read before.
+    pub(super) fn take_tokens(&self, tokens: &Arc<Tokens>, now: impl Fn() -> UnixMillis) {
         let before = std::mem::replace(&mut *lock(&self.tokens), Arc::clone(tokens));
+        // After the change: whoever grants with a token of before sees it, and takes that back.
+        let now = now();
+        let lacking = before.iter().filter(|it| !tokens.has(it)).map(|it| (&it.name, now));
+        let is_new = |it: &&Revoked| !before.revoked().contains(it);
+        let revoked = tokens.revoked().iter().filter(is_new).map(|Revoked { name, at }| {
+            let is_there_again = tokens.named(name).is_some();
+            (name, at.filter(|_| is_there_again).unwrap_or(now))
+        });
         let mut gone = lock(&self.gone);
-        gone.retain(|name| tokens.named(name).is_none());
-        gone.extend(before.iter().filter(|it| !tokens.has(it)).map(|it| it.name.clone()));
-        gone.extend(tokens.revoked().iter().cloned());
+        for (name, at) in revoked.chain(lacking) {
+            let known = gone.entry(name.clone()).or_insert(at);
+            *known = at.max(*known);
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Revoked tokens: what they granted ends with the reload or the start that finds them gone.
 //!
 //! Their names are those that the tokens file lists as revoked, and at a reload also those that it
-//! lacks. Tokens of other services at the same store are not known here, and nothing is done about
-//! them.
+//! lacks. A token may be made anew by the name of one that was revoked: what it grants is noted after
+//! the revocation, and stays. Tokens of other services at the same store are known by their names
+//! alone, so those have to differ.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use super::knocks::Knocks;
 use super::progress::lock;
 use super::tokens::{Token, who};
+use crate::gate::UnixMillis;
 use crate::gate::granting::ChangeError;
 use crate::gate::store::Grant;
 
@@ -20,6 +22,19 @@ use crate::gate::store::Grant;
 /// did not.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
 const SWEEP_PAUSE: Duration = Duration::from_secs(5);
+
+/// Owner of grants, a token that is gone.
+struct Owner {
+    who: String,
+    /// Moment after which it granted nothing.
+    until: UnixMillis,
+}
+
+impl Owner {
+    fn granted(&self, grant: &Grant) -> bool {
+        grant.note_by(&self.who).is_some_and(|note| note.at <= self.until)
+    }
+}
 
 impl Knocks {
     /// Returns true for a token that a reload has taken out since this service read its file.
@@ -31,12 +46,12 @@ impl Knocks {
     pub(super) async fn end_gone(&self) {
         let mut is_told = false;
         loop {
-            let names = lock(&self.progress.gone).clone();
-            if names.is_empty() {
+            let gone = lock(&self.progress.gone).clone();
+            if gone.is_empty() {
                 return;
             }
-            match self.end_grants_of(&names).await {
-                Ok(()) => lock(&self.progress.gone).retain(|name| !names.contains(name)),
+            match self.end_grants_of(&gone).await {
+                Ok(()) => lock(&self.progress.gone).retain(|name, at| gone.get(name) != Some(at)),
                 Err(error) => {
                     if !is_told {
                         let detail = "it is tried again until the store answers";
@@ -49,13 +64,14 @@ impl Knocks {
         }
     }
 
-    async fn end_grants_of(&self, names: &BTreeSet<String>) -> Result<(), ChangeError> {
-        let owners: Vec<String> = names.iter().map(|name| who(name)).collect();
-        let is_of = |grant: &Grant| owners.iter().any(|who| grant.is_by(who));
-        let grants = self.gate.grants(usize::MAX, SWEEP_PATIENCE, is_of).await?;
+    async fn end_grants_of(&self, gone: &BTreeMap<String, UnixMillis>) -> Result<(), ChangeError> {
+        let owners = gone.iter().map(|(name, at)| Owner { who: who(name), until: *at });
+        let owners: Vec<Owner> = owners.collect();
+        let is_of = |grant: &Grant| owners.iter().any(|owner| owner.granted(grant));
+        let grants = self.gate.grants_by_note(usize::MAX, SWEEP_PATIENCE, is_of).await?;
         for grant in grants {
-            for who in owners.iter().filter(|who| grant.is_by(who)) {
-                let done = self.gate.take_back(grant.member, who).await?;
+            for Owner { who, until } in owners.iter().filter(|owner| owner.granted(&grant)) {
+                let done = self.gate.take_back(grant.member, who, Some(*until)).await?;
                 if done.changed {
                     let (tunnel, address) = (self.name(), grant.member);
                     info!(tunnel, who, %address, "grant of a revoked token ended");

@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq;
 
 use crate::addr::ServiceName;
 use crate::duration;
+use crate::gate::UnixMillis;
 use crate::gate::grant::{MOST_WHO, TOKEN};
 
 /// Longest grant of a token with a line that does not say.
@@ -26,6 +27,9 @@ const HASH: &str = "sha256:";
 
 /// The word in the place of the hash of a token that was revoked.
 const REVOKED: &str = "revoked";
+
+/// Name of the secret of a disguise, and of those of named services with a dot behind it.
+const DISGUISE: &str = "disguise";
 
 /// Permission to let in another address than the client's own.
 const ANY_ADDRESS: &str = "any-address";
@@ -61,8 +65,17 @@ pub struct Token {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     known: Vec<Token>,
-    /// Names of tokens that were revoked, of which grants may be left.
-    revoked: Vec<String>,
+    /// Tokens that were revoked, of which grants may be left.
+    revoked: Vec<Revoked>,
+}
+
+/// A token that was revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Its name, which another token may have by now.
+    pub name: String,
+    /// Moment of the revocation; a line that was written by hand may lack it.
+    pub at: Option<UnixMillis>,
 }
 
 /// Reason why a text is no list of tokens. Repeats no hash.
@@ -73,6 +86,9 @@ pub enum TokensError {
         "line {0}: the name is not 1 to {MOST_NAME} letters, digits, dots, hyphens or underscores; write NAME sha256:HEX ..., as 'knockpipe knockd token new NAME' does"
     )]
     Name(usize),
+    /// A name that no token of a file has.
+    #[error("line {0}: the name {1} is that of the secret of a disguise; rename the token")]
+    Reserved(usize, String),
     /// Two lines have one name.
     #[error("line {0}: the name {1} is taken by a line before; rename one of them, or remove it")]
     Twice(usize, String),
@@ -159,6 +175,9 @@ impl Token {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().filter(|name| is_name(name));
         let name = name.ok_or(TokensError::Name(number))?.to_owned();
+        if is_reserved(&name) {
+            return Err(TokensError::Reserved(number, name));
+        }
         let hash = words.next().and_then(|word| word.strip_prefix(HASH));
         let hash = hash.and_then(TokenHash::parse).ok_or(TokensError::Hash(number))?;
         let mut token = Self {
@@ -214,8 +233,8 @@ impl Tokens {
             if is_comment(line) {
                 continue;
             }
-            if let Some(name) = revoked_name(line) {
-                tokens.revoked.push(name.to_owned());
+            if let Some(revoked) = Revoked::parse(line) {
+                tokens.revoked.push(revoked);
                 continue;
             }
             let token = Token::parse(line, number)?;
@@ -228,7 +247,8 @@ impl Tokens {
             tokens.known.push(token);
         }
         let Self { known, revoked } = &mut tokens;
-        revoked.retain(|name| known.iter().all(|token| token.name != *name));
+        // Without a moment nothing tells the grants of the one from those of the other.
+        revoked.retain(|it| it.at.is_some() || known.iter().all(|token| token.name != it.name));
         Ok(tokens)
     }
 
@@ -265,8 +285,8 @@ impl Tokens {
         self.named(&token.name).is_some_and(|same| same.hash == token.hash)
     }
 
-    /// Returns the names of tokens that were revoked.
-    pub fn revoked(&self) -> &[String] {
+    /// Returns the tokens that were revoked, also where another one has the name now.
+    pub fn revoked(&self) -> &[Revoked] {
         &self.revoked
     }
 }
@@ -282,15 +302,36 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// Returns the line that stands for a token once it is revoked.
-pub fn revoked_line(name: &str) -> String {
-    format!("{name} {REVOKED}")
+/// Returns the name of the secret of a disguise; services with names have one each.
+pub fn disguise_name(service: Option<&str>) -> String {
+    let name = service.map_or_else(|| DISGUISE.to_owned(), |name| format!("{DISGUISE}.{name}"));
+    name.chars().take(MOST_NAME).collect()
 }
 
-fn revoked_name(line: &str) -> Option<&str> {
-    let mut words = line.split_ascii_whitespace();
-    let name = words.next().filter(|name| is_name(name))?;
-    (words.next() == Some(REVOKED) && words.next().is_none()).then_some(name)
+/// Returns true for a name of the secret of a disguise, which no token of a file may have.
+pub fn is_reserved(name: &str) -> bool {
+    name.strip_prefix(DISGUISE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+impl Revoked {
+    /// Reads a line; `None` for one that is about something else.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let name = words.next().filter(|name| is_name(name))?.to_owned();
+        if words.next() != Some(REVOKED) {
+            return None;
+        }
+        let at = words.next().map(str::parse).transpose().ok()?.map(UnixMillis);
+        words.next().is_none().then_some(Self { name, at })
+    }
+}
+
+impl fmt::Display for Revoked {
+    /// The line of the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {REVOKED}", self.name)?;
+        self.at.map_or(Ok(()), |at| write!(f, " {}", at.0))
+    }
 }
 
 /// Returns true if a line of the file is about no token.
@@ -371,6 +412,9 @@ mod tests {
             (format!("phone sha256:{hash} max-ttl=30"), "line 1: \"30\" has no unit"),
             (format!("phone sha256:{hash} gates="), "line 1: \"\" is not a service name"),
             (format!("phone revoked {hash}"), "line 1: no sha256:"),
+            (format!("phone revoked 1 {hash}"), "line 1: no sha256:"),
+            (line("disguise", "1", ""), "line 1: the name disguise is that of the secret"),
+            (line("disguise.door", "1", ""), "line 1: the name disguise.door is that of"),
             (line("a", "1", "") + &line("a", "2", ""), "line 2: the name a is taken"),
             (line("a", "1", "") + &line("b", "1", ""), "line 2: its token is that of a"),
         ] {
@@ -382,12 +426,13 @@ mod tests {
 
     #[test]
     fn a_revoked_token_is_known_by_its_name_alone() {
-        let text = "phone revoked\n".to_owned() + &line("office", "o", "") + "office revoked\n";
+        let office = line("office", "o", "");
+        let text = "phone revoked\n".to_owned() + &office + "office revoked\noffice revoked 7\n";
         let tokens = Tokens::parse(&text).unwrap();
-        assert_eq!(tokens.revoked(), ["phone"], "one of the name is there again");
+        let shown: Vec<String> = tokens.revoked().iter().map(Revoked::to_string).collect();
+        assert_eq!(shown, ["phone revoked", "office revoked 7"], "one of the name is there again");
         assert_eq!(tokens.iter().count(), 1);
         assert!(tokens.named("phone").is_none() && tokens.find(b"").is_none());
-        assert_eq!(revoked_line("phone"), "phone revoked");
         let other = Tokens::parse(&line("office", "other", "")).unwrap();
         let office = tokens.named("office").unwrap();
         assert!(tokens.has(office) && !other.has(office));

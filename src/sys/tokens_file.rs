@@ -74,7 +74,7 @@ pub fn append<E: From<TokensFileError>>(
 ///
 /// # Errors
 /// [`TokensFileError`]
-pub fn rewrite(path: &Path, edit: impl Fn(&str) -> String) -> Result<(), TokensFileError> {
+pub fn rewrite(path: &Path, edit: impl FnMut(&str) -> String) -> Result<(), TokensFileError> {
     let failed = |error| TokensFileError::Unwritable(Name(path.to_owned()), error);
     let place = Place::find(path).map_err(failed)?;
     let (old, content) = opened(&place, path, OFlag::O_RDONLY).map_err(failed)?;

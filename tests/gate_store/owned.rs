@@ -29,7 +29,7 @@ fn anew(text: &str, lasting: Duration, note: &GrantNote) -> Edit {
 }
 
 fn take_back(text: &str, who: &str) -> Edit {
-    Edit::TakeBack { member: member(text), who: who.to_owned() }
+    Edit::TakeBack { member: member(text), who: who.to_owned(), until: None }
 }
 
 /// Lists the entries of these checks: others have left theirs.

@@ -42,6 +42,7 @@ fn what_is_no_token_or_no_name_is_refused() {
     for (args, content, what) in [
         (vec!["new", "one", "--tokens", file], "", "there is a token one"),
         (vec!["new", "a/b", "--tokens", file], "", "cannot name a token"),
+        (vec!["new", "disguise", "--tokens", file], "", "secret of a disguise"),
         (vec!["new", "two", "--tokens", file, "--from", from], "", "no token in its first line"),
         (vec!["new", "two", "--tokens", file, "--from", from], "CHANGE_ME_1", "CHANGE_ME"),
         (

@@ -249,8 +249,8 @@ impl State {
             Edit::Remove(member) => {
                 only_if(self.member(member, now).is_some(), Record::Remove(*member))
             }
-            Edit::TakeBack { member, who } => {
-                let taken = self.held(member, now).map(|held| held.taken_back(who, now));
+            Edit::TakeBack { member, who, until } => {
+                let taken = self.held(member, now).map(|held| held.taken_back(who, *until, now));
                 changed(*member, taken.unwrap_or(Change::Keep))
             }
             Edit::Ban(member, time) => vec![Record::Ban(*member, now.saturating_add(*time))],

@@ -164,10 +164,12 @@ impl Held {
         Self::owned_by(owners)
     }
 
-    /// Decides about the end of what `who` granted.
-    pub fn taken_back(&self, who: &str, now: UnixMillis) -> Change {
+    /// Decides about the end of what `who` granted, at `until` at the latest if that is given.
+    pub fn taken_back(&self, who: &str, until: Option<UnixMillis>, now: UnixMillis) -> Change {
         let mut owners = self.owners(now);
-        match owners.iter().position(|owner| owner.note.who == who) {
+        let is_meant =
+            |note: &GrantNote| note.who == who && until.is_none_or(|until| note.at <= until);
+        match owners.iter().position(|owner| is_meant(&owner.note)) {
             Some(own) => drop(owners.remove(own)),
             None => return Change::Keep,
         }
@@ -238,7 +240,7 @@ mod tests {
     }
 
     fn leave(present: Option<Held>, who: &str) -> Option<Held> {
-        let change = present.as_ref().map_or(Change::Keep, |held| held.taken_back(who, NOW));
+        let change = present.as_ref().map_or(Change::Keep, |held| held.taken_back(who, None, NOW));
         after(present, change)
     }
 
@@ -266,6 +268,16 @@ mod tests {
             held = leave(held, who);
             assert_eq!(shown(held.as_ref()), expected, "without {who}");
         }
+    }
+
+    #[test]
+    fn only_what_was_granted_until_a_moment_is_taken_back() {
+        let held = grant(None, "token:a", 600, Terms::Anew);
+        let held = grant(held, "token:b", 60, Terms::Anew).unwrap();
+        let taken = |who, until| held.taken_back(who, Some(until), NOW);
+        assert_eq!(taken("token:a", UnixMillis(NOW.0 - 1)), Change::Keep, "it was granted later");
+        assert_eq!(shown(after(None, taken("token:a", NOW)).as_ref()), "60 token:b");
+        assert_eq!(shown(after(None, taken("token:b", NOW)).as_ref()), "600 token:a");
     }
 
     #[test]

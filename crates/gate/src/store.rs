@@ -92,6 +92,8 @@ pub enum Edit {
         member: Member,
         /// The `who` in its note.
         who: String,
+        /// The latest moment of the grant that is meant; `None` is any.
+        until: Option<UnixMillis>,
     },
     /// Bans an address or an IPv6 /64 from now on; replaces its present ban.
     Ban(Member, Duration),
@@ -207,8 +209,13 @@ impl Grant {
 
     /// Returns true if `who` granted it, alone or beside others.
     pub fn is_by(&self, who: &str) -> bool {
+        self.note_by(who).is_some()
+    }
+
+    /// Returns the note of what `who` granted.
+    pub fn note_by(&self, who: &str) -> Option<&GrantNote> {
         let others = self.others.iter().map(|other| &other.note);
-        self.note.iter().chain(others).any(|note| note.who == who)
+        self.note.iter().chain(others).find(|note| note.who == who)
     }
 }
 

@@ -3,10 +3,12 @@
 use super::find_gate::Source;
 use super::opened_store::{Absent, OpenedStore, each};
 use crate::gate::Member;
+use crate::gate::granting::ChangeError;
 use crate::gate::store::{Edit, Grant};
 use crate::run::Failure;
 
-/// Ends the grants of `who`, and returns their number.
+/// Ends the grants of `who`, and returns their number. Without notes none would be found: that is a
+/// failure.
 ///
 /// # Errors
 /// [`Failure`] of the store.
@@ -16,7 +18,7 @@ pub(in crate::cli) fn end(source: Source, who: &str) -> Result<usize, Failure> {
         let store = opened.store();
         let mut members: Vec<Member> = vec![];
         let is_of = |grant: &Grant| grant.is_by(who);
-        each(
+        let listed = each(
             |to| store.list_grants(to),
             |batch| {
                 members.extend(batch.into_iter().filter(is_of).map(|grant| grant.member));
@@ -24,8 +26,11 @@ pub(in crate::cli) fn end(source: Source, who: &str) -> Result<usize, Failure> {
             },
         )
         .await?;
-        let edits = members.into_iter();
-        let edits = edits.map(|member| Edit::TakeBack { member, who: who.to_owned() }).collect();
+        if let Some(why) = listed.without_notes {
+            return Err(Failure::Runtime(ChangeError::NoNotes(why).into()));
+        }
+        let edit = |member| Edit::TakeBack { member, who: who.to_owned(), until: None };
+        let edits = members.into_iter().map(edit).collect();
         let mut ended = 0;
         opened.edit_all(edits, |result| ended += usize::from(result.changed)).await?;
         Ok(ended)

@@ -14,6 +14,7 @@ use super::connections::SetType;
 use super::keys::spellings;
 use super::members::denied_note;
 use super::owned::Owned;
+use crate::unix_time::UnixMillis;
 
 /// A grant that is to be made.
 #[derive(Clone, Copy)]
@@ -53,7 +54,7 @@ impl Attempt<'_> {
                 // From before the set was a sorted one. In a Cluster no step is about both, so the
                 // new entry is written first, and the address is in at each moment.
                 if let Some(key) = own_key.filter(|_| terms != Terms::Later) {
-                    let change = Owned::TakeBack { who: &note.who };
+                    let change = Owned::TakeBack { who: &note.who, until: None };
                     changed |= self.key_changed(&key, change).await?;
                 }
                 Ok(Done { key: set.clone(), changed, count: None })
@@ -70,8 +71,13 @@ impl Attempt<'_> {
         self.change(member, Owned::Renew { who_prefix, lasting }).await
     }
 
-    pub(super) async fn take_back(&self, member: Member, who: &str) -> Result<Done, Failed> {
-        self.change(member, Owned::TakeBack { who }).await
+    pub(super) async fn take_back(
+        &self,
+        member: Member,
+        who: &str,
+        until: Option<UnixMillis>,
+    ) -> Result<Done, Failed> {
+        self.change(member, Owned::TakeBack { who, until }).await
     }
 
     /// Changes an entry in each form that it may have.

@@ -87,8 +87,8 @@ pub(super) enum Owned<'a> {
     Grant { note: &'a GrantNote, lasting: Duration, terms: Terms },
     /// A later end of what a `who` that begins so granted.
     Renew { who_prefix: &'a str, lasting: Duration },
-    /// The end of what `who` granted.
-    TakeBack { who: &'a str },
+    /// The end of what `who` granted, until this moment if one is given.
+    TakeBack { who: &'a str, until: Option<UnixMillis> },
 }
 
 /// A member of a sorted set as it was read.
@@ -124,8 +124,8 @@ impl Owned<'_> {
             }
             Self::Renew { who_prefix, lasting } => present
                 .map_or(Change::Keep, |present| present.renewed(who_prefix, end(lasting), now)),
-            Self::TakeBack { who } => {
-                present.map_or(Change::Keep, |present| present.taken_back(who, now))
+            Self::TakeBack { who, until } => {
+                present.map_or(Change::Keep, |present| present.taken_back(who, until, now))
             }
         }
     }

@@ -200,7 +200,7 @@ impl Attempt<'_> {
                 self.renew(*member, *lasting, who_prefix).await
             }
             Edit::Remove(member) => self.remove(*member).await,
-            Edit::TakeBack { member, who } => self.take_back(*member, who).await,
+            Edit::TakeBack { member, who, until } => self.take_back(*member, who, *until).await,
             Edit::Ban(member, time) => self.ban(*member, *time).await,
             Edit::Unban(member) => self.unban(*member).await,
             Edit::RecordSeen(seen) => self.touch(seen).await,
