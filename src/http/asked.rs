@@ -7,7 +7,7 @@
 
 use std::net::Ipv6Addr;
 
-use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::{Extensions, HeaderMap};
 use hyper::{Method, Request, Uri, Version};
@@ -34,7 +34,7 @@ pub enum BadHead {
     /// HTTP/1.1 without Host.
     #[error("The request names no host.")]
     NoHost,
-    /// Host more than once, or another one in the target of HTTP/2.
+    /// Host more than once, or another one in the target.
     #[error("The request names several hosts.")]
     SeveralHosts,
     /// Host or the target's own authority is none.
@@ -49,9 +49,12 @@ pub enum BadHead {
     /// A transfer coding other than chunked.
     #[error("The request has a transfer coding other than chunked.")]
     Coding,
-    /// A coding and a length.
+    /// A coding and a length, or a length twice.
     #[error("The body of the request has two lengths.")]
     TwoLengths,
+    /// A length such as `03`, which some servers read as octal.
+    #[error("The length of the request's body has a zero in front.")]
+    LengthForm,
     /// A field such as `Content_Length`.
     #[error("The request has a field of its framing in a spelling that servers read differently.")]
     Spelling,
@@ -95,11 +98,21 @@ impl<'a> Asked<'a> {
             (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
             _ => return Err(BadHead::Coding),
         }
+        self.check_length()?;
         let is_other = |name: &str| !has_dashes(name) && Group::of(name) == Some(Group::Framing);
         if self.headers.keys().any(|name| is_other(name.as_str())) {
             return Err(BadHead::Spelling);
         }
         self.host()
+    }
+
+    fn check_length(&self) -> Result<(), BadHead> {
+        let mut lengths = self.headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+        match (lengths.next(), lengths.next()) {
+            (_, Some(_)) => Err(BadHead::TwoLengths),
+            (Some([b'0', _, ..]), None) => Err(BadHead::LengthForm),
+            _ => Ok(()),
+        }
     }
 
     fn check_target(&self) -> Result<(), BadHead> {
@@ -135,9 +148,9 @@ impl<'a> Asked<'a> {
         checked(&own)?;
         let is_same = |named: &HeaderValue| named.as_bytes().eq_ignore_ascii_case(own.as_bytes());
         match (self.version, named) {
-            // There Host has to be ignored, and replaced.
             (Version::HTTP_11, None) => Err(BadHead::NoHost),
-            (Version::HTTP_2, Some(named)) if !is_same(named) => Err(BadHead::SeveralHosts),
+            // Servers differ in which of the two they go by.
+            (_, Some(named)) if !is_same(named) => Err(BadHead::SeveralHosts),
             _ => Ok(Some(own)),
         }
     }

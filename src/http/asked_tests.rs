@@ -20,7 +20,7 @@ fn refusal1(uri: &str, lines: &[(&str, &str)]) -> Option<BadHead> {
 
 #[test]
 fn a_request_has_one_host_and_one_end() {
-    use BadHead::{Coding, NoHost, SeveralHosts};
+    use BadHead::{Coding, LengthForm, NoHost, SeveralHosts, TwoLengths};
     const OLD: Version = Version::HTTP_10;
     const NOW: Version = Version::HTTP_11;
     const TWO: Version = Version::HTTP_2;
@@ -28,7 +28,10 @@ fn a_request_has_one_host_and_one_end() {
         (NOW, "/", &[("host", "a")][..], None),
         (NOW, "/", &[], Some(NoHost)),
         (NOW, "http://a/", &[], Some(NoHost)),
-        (NOW, "http://a/", &[("host", "b")], None),
+        (NOW, "http://a/", &[("host", "b")], Some(SeveralHosts)),
+        (NOW, "http://A:1/", &[("host", "a:1")], None),
+        (OLD, "http://a/", &[], None),
+        (OLD, "http://a/", &[("host", "b")], Some(SeveralHosts)),
         (NOW, "/", &[("host", "a"), ("host", "b")], Some(SeveralHosts)),
         (NOW, "/", &[("host", "a"), ("host", "a")], Some(SeveralHosts)),
         (OLD, "/", &[], None),
@@ -39,6 +42,10 @@ fn a_request_has_one_host_and_one_end() {
         (TWO, "https://A:1/", &[("host", "a:1")], None),
         (TWO, "https://a/", &[("host", "b")], Some(SeveralHosts)),
         (TWO, "https://a/", &[("host", "a:443")], Some(SeveralHosts)),
+        (NOW, "/", &[("host", "a"), ("content-length", "03")], Some(LengthForm)),
+        (NOW, "/", &[("host", "a"), ("content-length", "0")], None),
+        (NOW, "/", &[("host", "a"), ("content-length", "30")], None),
+        (TWO, "https://a/", &[("content-length", "3"), ("content-length", "3")], Some(TwoLengths)),
         (NOW, "/", &[("host", "a"), ("transfer-encoding", "Chunked")], None),
         (NOW, "/", &[("host", "a"), ("transfer-encoding", "gzip, chunked")], Some(Coding)),
     ] {

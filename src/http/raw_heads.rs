@@ -153,10 +153,11 @@ impl Scan {
         match value.and_then(|value| str::from_utf8(value).ok()) {
             Some(value) if name.eq_ignore_ascii_case(b"content-length") => {
                 let value = value.trim();
+                let is_again = self.head.length.is_some();
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
                 self.head.length = value.parse().ok().filter(|_| is_number);
                 // A server that reads it in another way sees another length.
-                self.has_two_lengths |= is_cut || self.head.length.is_none();
+                self.has_two_lengths |= is_again || is_cut || self.head.length.is_none();
             }
             Some(_) if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 self.head.has_coding = true;
@@ -299,6 +300,15 @@ mod tests {
             format!("GET /a HTTP/1.1\r\n{long}\r\nPUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc");
         for text in [TWO, other, &format!("\r\n{TWO}"), &format!("{behind}{TWO}")] {
             assert!(is_found(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_same_length_again_is_a_second_one() {
+        for lines in
+            ["Content-Length: 3\r\nContent-Length: 3", "content-length:3\nCONTENT-LENGTH: 3"]
+        {
+            assert!(is_found(&format!("POST / HTTP/1.1\r\n{lines}\r\n\r\nabc")), "{lines}");
         }
     }
 

@@ -72,8 +72,9 @@ impl From<&NoAnswer> for Failure {
     }
 }
 
-/// Returns the answer to a request that is refused for its form. Its connection ends: where the next
-/// request begins is as uncertain as the rest.
+/// Returns the answer to a request that is refused for its form. A connection of HTTP/1.1
+/// ends with it: where the next request begins is as uncertain as the rest. In HTTP/2 that is
+/// certain.
 pub(super) fn bad_request(bad: BadRequest) -> Response<Body> {
     let mut answer = plain(bad.status(), &bad.text());
     if bad == BadRequest::Method {

@@ -347,11 +347,16 @@ impl HttpGate {
         visitor: Arc<Visitor>,
         peer: Option<Peer>,
     ) -> Option<Response<Body>> {
+        // Before any answer behind which the connection goes on, perhaps with this request's rest.
+        let facts = head::read(&request);
         let page = self.page.as_ref().filter(|page| page.holds(request.uri()));
         if page.is_some()
             && let Some(page) = self.page_for(peer, &visitor)
         {
-            return Some(page.respond(request, visitor).await);
+            return Some(match facts {
+                Ok(_) => page.respond(request, visitor).await,
+                Err(bad) => answers::bad_request(bad),
+            });
         }
         let client = match self.admit(peer).await {
             // What is below the path of the page never reaches the server.
@@ -360,11 +365,17 @@ impl HttpGate {
         };
         let client = match client {
             Ok(client) => client,
-            Err(peer) => return self.deny(request, peer, &visitor).await,
+            Err(peer) => {
+                let answer = self.deny(request, peer, &visitor).await?;
+                return Some(facts.err().map_or(answer, answers::bad_request));
+            }
         };
         visitor.prove();
         let Client { peer, permit } = client;
-        Passage { gate: self, visitor, peer }.pass(request, permit).await
+        match facts {
+            Ok(facts) => Passage { gate: self, visitor, peer }.pass(request, facts, permit).await,
+            Err(bad) => Some(answers::bad_request(bad)),
+        }
     }
 
     /// Looks after idle connections and the log until the service stops.

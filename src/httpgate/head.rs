@@ -13,7 +13,7 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
-use hyper::{HeaderMap, StatusCode, Uri, Version};
+use hyper::{HeaderMap, Request, StatusCode, Uri, Version};
 
 use super::hop;
 use crate::http::{Asked, BadHead};
@@ -95,23 +95,23 @@ impl BadRequest {
 ///
 /// # Errors
 /// [`BadRequest`]
-pub(super) fn read(head: &Parts) -> Result<Facts, BadRequest> {
-    let method = head.method.as_str();
+pub(super) fn read<B>(request: &Request<B>) -> Result<Facts, BadRequest> {
+    let method = request.method().as_str();
     if REFUSED_METHODS.iter().any(|refused| method.eq_ignore_ascii_case(refused)) {
         return Err(BadRequest::Method);
     }
-    let host = Asked::of_parts(head).check().map_err(BadRequest::Head)?;
-    let headers = &head.headers;
+    let host = Asked::of(request).check().map_err(BadRequest::Head)?;
+    let (headers, version) = (request.headers(), request.version());
     let is_expecting = match headers.get(EXPECT) {
         None => false,
         Some(what) if what.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            head.version == Version::HTTP_11
+            version == Version::HTTP_11
         }
         Some(_) => return Err(BadRequest::Expectation),
     };
     Ok(Facts {
         host,
-        upgrade: (head.version == Version::HTTP_11).then(|| hop::upgrade(headers)).flatten(),
+        upgrade: (version == Version::HTTP_11).then(|| hop::upgrade(headers)).flatten(),
         is_expecting,
         takes_trailers: hop::takes_trailers(headers),
         has_length: headers.contains_key(CONTENT_LENGTH),

@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::answers::{Failure, bad_request};
+use super::answers::Failure;
 use super::body::{Client, Line, ResponseBody};
 use super::ends::{Ending, Held, Stall};
 use super::forwarded::{self, Hop};
@@ -38,10 +38,12 @@ pub(super) struct Passage {
 }
 
 impl Passage {
-    /// Passes a request on, and returns the answer; `None` where the connection has to end.
+    /// Passes a request with these facts on, and returns the answer; `None` where the connection
+    /// has to end.
     pub(super) async fn pass(
         self,
         mut request: Request<Incoming>,
+        facts: Facts,
         permit: Option<Permit>,
     ) -> Option<Response<Body>> {
         let Some(slot) = self.gate.slots.try_acquire() else {
@@ -52,10 +54,6 @@ impl Passage {
         let line = self.gate.line(&request, &self.visitor);
         let client_upgrade = hyper::upgrade::on(&mut request);
         let (head, body) = request.into_parts();
-        let facts = match head::read(&head) {
-            Ok(facts) => facts,
-            Err(bad) => return Some(bad_request(bad)),
-        };
         let slot = Arc::new(slot);
         let upload_ending = match &ending {
             Some(_) if !body.is_end_stream() => self.gate.another_ending(self.peer).await,

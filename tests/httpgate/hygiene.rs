@@ -4,7 +4,7 @@
 use testkit::{End, eventually};
 
 use crate::http::{Message, Peer};
-use crate::world::{Server, connect, get, hello, open_gate};
+use crate::world::{Server, connect, get, hello, launch, open_gate};
 
 /// Every address of loopback may come in, and is a proxy that is believed.
 const TRUSTED: [&str; 2] = ["--trusted-proxies", "127.0.0.0/8"];
@@ -84,6 +84,28 @@ fn no_spelling_of_a_strangers_word_reaches_the_server() {
 }
 
 #[test]
+fn a_denied_request_that_servers_read_differently_is_refused_too() {
+    let server = Server::hello();
+    let args = ["--allow", "192.0.2.7", "--redirect", "https://login.example/"];
+    let gate = launch(&server.url(), &[&TRUSTED[..], &args].concat()).start();
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
+    for (method, fields, status) in [
+        ("POST", "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n", 400),
+        ("GET", "Host: a\r\nContent_Length: 30\r\n", 400),
+        ("GET", "Host: a\r\nHost: b\r\n", 400),
+        ("TRACE", "Host: a\r\n", 405),
+        ("GET", "Host: a\r\nConnection: close\r\n", 302),
+    ] {
+        let mut proxy = connect(&gate);
+        let client = "X-Forwarded-For: 198.51.100.1\r\n";
+        let answer = proxy.ask(&format!("{method} / HTTP/1.1\r\n{client}{fields}\r\n{hidden}"));
+        assert_eq!(answer.status(), status, "{fields}");
+        assert!(proxy.is_ended(), "{fields}");
+        assert_eq!(server.seen().len(), 0, "{fields}");
+    }
+}
+
+#[test]
 fn a_client_cannot_name_away_what_the_gate_and_the_server_go_by() {
     let words = "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n\
                  X-Forwarded-Host: public\r\nAuthorization: Basic eA==\r\nRemote-User: alice\r\n\
@@ -153,8 +175,9 @@ fn a_host_that_is_not_one_is_refused() {
     for two in ["Host: a\r\nHost: b", "Host: a\r\nHost: a", "Host: a\r\nX: y\r\nhost: b"] {
         assert_eq!(refused(&gate, &server, &format!("GET / HTTP/1.1\r\n{two}\r\n\r\n")), 400);
     }
-    // The target's is the request's, as HTTP has it.
-    let answer = connect(&gate).ask("GET http://b:81/c HTTP/1.1\r\nHost: a\r\n\r\n");
+    let other = "GET http://b:81/c HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(refused(&gate, &server, other), 400);
+    let answer = connect(&gate).ask("GET http://b:81/c HTTP/1.1\r\nHost: B:81\r\n\r\n");
     assert_eq!((answer.status(), server.only().field("host")), (200, Some("b:81")));
 }
 

@@ -115,6 +115,24 @@ fn what_no_person_sees_is_denied_in_plain_words() {
 }
 
 #[test]
+fn a_denied_request_that_servers_read_differently_gets_no_page() {
+    let site = Site::start(&[]);
+    for (line, fields, status) in [
+        ("GET /", "Content_Length: 5\r\n", 400),
+        ("GET /", "Transfer-Encoding: gzip, chunked\r\n", 400),
+        ("GET /", "Host: b\r\n", 400),
+        ("TRACE /", "", 405),
+        ("GET /.knockpipe/", "Content_Length: 5\r\n", 400),
+    ] {
+        let mut client = connect(&site.gate);
+        let request = format!("{line} HTTP/1.1\r\nHost: app.example\r\n{BROWSER}{fields}\r\n");
+        let answer = client.ask(&request);
+        assert_eq!(answer.status(), status, "{line} {fields}");
+        assert!(client.is_ended(), "{line} {fields}");
+    }
+}
+
+#[test]
 fn nothing_below_the_path_of_the_page_reaches_the_server() {
     let site = Site::start(&[]);
     for is_in in [false, true] {

@@ -154,6 +154,8 @@ fn codings_that_servers_read_differently_are_refused() {
 fn lengths_that_servers_read_differently_are_refused() {
     for length in [
         "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 05",
         "Content-Length: 5, 6",
         "Content-Length: 5, 5",
         "Content-Length: +5",
@@ -170,9 +172,6 @@ fn lengths_that_servers_read_differently_are_refused() {
         let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n12345{HIDDEN}");
         expect_refused(length, &request);
     }
-    let twice = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n12345";
-    let seen = expect_one("the same length twice", twice);
-    assert!(seen.ends_with("\r\n\r\n12345"), "{seen}");
 }
 
 #[test]
