@@ -194,6 +194,11 @@ enum HttpFlagError {
         "--client-ip-header is the word of proxies, and none is trusted; add --trusted-proxies NET"
     )]
     HeaderOfNobody,
+    /// A page to knock on for clients that choose their address.
+    #[error(
+        "--knock-page locks out the addresses that guess tokens, and with --trust-any-proxy every client chooses its own; name the proxies with --trusted-proxies NET instead"
+    )]
+    Guesses,
     /// A unix socket: its clients have no address.
     #[error(
         "clients at the unix socket {path} have no address to judge; add --trusted-proxies unix for a proxy that names them",
@@ -314,6 +319,9 @@ impl HttpArgs {
     fn refuse(&self) -> Result<(), HttpFlagError> {
         if self.connect_timeout.is_zero() {
             return Err(HttpFlagError::NoTime);
+        }
+        if self.trust_any_proxy && self.site.has_page() {
+            return Err(HttpFlagError::Guesses);
         }
         let is_trusting = self.trust_any_proxy || !self.web.trusted_proxies.is_empty();
         if self.client_ip_header.is_some() && !is_trusting {

@@ -1,4 +1,5 @@
-//! The flag of services that take tokens about plain HTTP, and the refusal of a service that has it by mistake.
+//! The flag of services that take tokens about plain HTTP, and the refusal of a service that has it
+//! by mistake.
 
 use clap::Args;
 

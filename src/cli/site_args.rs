@@ -63,6 +63,11 @@ impl SiteArgs {
         self.tokens.iter()
     }
 
+    /// Returns true if there is a page.
+    pub(super) fn has_page(&self) -> bool {
+        self.knock_page
+    }
+
     /// Returns the page of a service; `None` where there is none. Reads the tokens.
     ///
     /// # Errors

@@ -257,6 +257,11 @@ fn flags_of_the_page_are_refused_with_the_remedy() {
         ("127.0.0.1:0", &["--gate", &store, "--most-knocks", "1/1s"], "add --knock-page"),
         ("127.0.0.1:0", &["--gate", &store, "--allow-plain-http"], "add --knock-page"),
         ("0.0.0.0:0", &["--gate", &store, "--knock-page", "--tokens", tokens], "add --tls-cert"),
+        (
+            "127.0.0.1:0",
+            &["--gate", &store, "--knock-page", "--tokens", tokens, "--trust-any-proxy"],
+            "with --trusted-proxies NET instead",
+        ),
     ] {
         let mut command = Command::new(binary());
         command.args(["http", "-s", source, "-t", "http://127.0.0.1:1"]).args(args);
