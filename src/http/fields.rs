@@ -27,10 +27,12 @@ pub enum Group {
 use Group::{Client, Framing, Message, User};
 
 /// Names with their groups, in their order.
-const TABLE: [(&str, Group); 116] = [
+const TABLE: [(&str, Group); 118] = [
     ("age", Message),
+    ("ali-cdn-real-ip", Client),
     ("authorization", Message),
     ("cache-control", Message),
+    ("cdn-src-ip", Client),
     ("cf-connecting-ip", Client),
     ("cf-connecting-ipv6", Client),
     ("cf-pseudo-ipv4", Client),
@@ -60,6 +62,7 @@ const TABLE: [(&str, Group); 116] = [
     ("front-end-https", Client),
     ("host", Framing),
     ("http2-settings", Framing),
+    ("incap-client-ip", Client),
     ("keep-alive", Framing),
     ("location", Message),
     ("max-forwards", Message),
@@ -93,37 +96,36 @@ const TABLE: [(&str, Group); 116] = [
     ("wl-proxy-client-port", Client),
     ("wl-proxy-ssl", Client),
     ("www-authenticate", Message),
-    ("x-amzn-oidc-data", User),
-    ("x-amzn-oidc-identity", User),
     ("x-appengine-remote-addr", Client),
     ("x-appengine-user-ip", Client),
     ("x-arr-ssl", Client),
-    ("x-auth-request-email", User),
-    ("x-auth-request-groups", User),
-    ("x-auth-request-user", User),
-    ("x-authenticated-user", User),
+    ("x-auth-user", User),
+    ("x-auth-username", User),
     ("x-azure-clientip", Client),
     ("x-azure-socketip", Client),
     ("x-client-cert", User),
     ("x-client-host", Client),
     ("x-client-ip", Client),
+    ("x-clientip", Client),
     ("x-cluster-client-ip", Client),
     ("x-coming-from", Client),
     ("x-custom-ip-authorization", Client),
+    ("x-email", User),
     ("x-envoy-external-address", Client),
     ("x-envoy-original-path", Client),
     ("x-forward-for", Client),
-    ("x-goog-authenticated-user-email", User),
-    ("x-goog-authenticated-user-id", User),
+    ("x-forwarded-access-token", User),
+    ("x-forwarded-email", User),
+    ("x-forwarded-groups", User),
+    ("x-forwarded-preferred-username", User),
+    ("x-forwarded-user", User),
+    ("x-grafana-user", User),
     ("x-host", Client),
     ("x-http-destinationurl", Client),
     ("x-http-host-override", Client),
-    ("x-original-forwarded-for", Client),
-    ("x-original-host", Client),
-    ("x-original-remote-addr", Client),
-    ("x-original-uri", Client),
-    ("x-original-url", Client),
+    ("x-nf-client-connection-ip", Client),
     ("x-originating-ip", Client),
+    ("x-override-url", Client),
     ("x-proxy-user", User),
     ("x-proxyuser-ip", Client),
     ("x-real-host", Client),
@@ -138,22 +140,42 @@ const TABLE: [(&str, Group); 116] = [
     ("x-scheme", Client),
     ("x-ssl", Client),
     ("x-ssl-cert", User),
-    ("x-ssl-client-cert", User),
-    ("x-ssl-client-dn", User),
-    ("x-ssl-client-s-dn", User),
-    ("x-ssl-client-verify", User),
+    ("x-sucuri-clientip", Client),
     ("x-true-client-ip", Client),
     ("x-url-scheme", Client),
-    ("x-webauth-user", User),
+    ("x-user", User),
+    ("x-username", User),
+    ("x-vercel-forwarded-for", Client),
+    ("x-vercel-proxied-for", Client),
 ];
 
-/// Beginnings of names that belong to a group as a whole.
-const FAMILIES: [(&str, Group); 5] = [
+/// Beginnings of names that belong to a group as a whole, in their order; none begins another. A
+/// name of the table counts before its beginning.
+const FAMILIES: [(&str, Group); 24] = [
     ("access-control-", Message),
+    ("cf-access-authenticated-", User),
+    ("cf-access-jwt-", User),
+    ("cloudfront-", Client),
     ("if-", Message),
     ("sec-", Message),
     ("ssl-client-", User),
+    ("tailscale-user-", User),
+    ("x-amzn-oidc-", User),
+    ("x-auth-request-", User),
+    ("x-authenticated-", User),
+    ("x-authentik-", User),
+    ("x-consumer-", User),
+    ("x-credential-", User),
     ("x-forwarded", Client),
+    ("x-goog-authenticated-user-", User),
+    ("x-goog-iap-", User),
+    ("x-ms-client-principal", User),
+    ("x-ms-token-", User),
+    ("x-original-", Client),
+    ("x-pomerium-", User),
+    ("x-ssl-client-", User),
+    ("x-vouch-", User),
+    ("x-webauth-", User),
 ];
 
 impl Group {
@@ -163,8 +185,10 @@ impl Group {
         if let Ok(place) = TABLE.binary_search_by_key(&name, |(known, _)| known) {
             return Some(TABLE[place].1);
         }
-        let family = FAMILIES.iter().find(|(start, _)| name.starts_with(start));
-        family.map(|(_, group)| *group)
+        // The last one that is not behind the name is the only one that the name can begin with.
+        let behind = FAMILIES.partition_point(|(start, _)| *start <= name);
+        let (start, group) = FAMILIES[..behind].last()?;
+        name.starts_with(start).then_some(*group)
     }
 }
 
@@ -215,6 +239,30 @@ mod tests {
     fn the_table_is_in_its_order() {
         assert!(TABLE.windows(2).all(|two| two[0].0 < two[1].0), "{TABLE:?}");
         assert!(TABLE.iter().all(|(name, _)| has_dashes(name) && *name == name.to_lowercase()));
+        let is_apart =
+            |two: &[(&str, Group)]| two[0].0 < two[1].0 && !two[1].0.starts_with(two[0].0);
+        assert!(FAMILIES.windows(2).all(is_apart), "{FAMILIES:?}");
+    }
+
+    #[test]
+    fn the_document_lists_what_is_dropped() {
+        let document = include_str!("../../docs/operating/http-gate.md");
+        let list = document.split("## Fields that are dropped").nth(1).unwrap();
+        let mut parts = list.split("\n## ").next().unwrap().split("About a user");
+        let named = |text: &str| {
+            let mut names: Vec<_> = text.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            names.retain(|name| name != "*");
+            names.sort();
+            names
+        };
+        for group in [Client, User] {
+            let of_group = |it: &&(&str, Group)| it.1 == group;
+            let whole = TABLE.iter().filter(of_group).map(|it| it.0.to_owned());
+            let begun = FAMILIES.iter().filter(of_group).map(|it| format!("{}*", it.0));
+            let mut names: Vec<_> = whole.chain(begun).collect();
+            names.sort();
+            assert_eq!(named(parts.next().unwrap()), names, "{group:?}");
+        }
     }
 
     #[test]
@@ -229,6 +277,16 @@ mod tests {
             ("content_length", Framing),
             ("ssl_client_cert", User),
             ("remote.user", User),
+            ("x-forwarded-user", User),
+            ("x_forwarded_groups", User),
+            ("x-forwarded-users", Client),
+            ("x-forwarded-client-cert", Client),
+            ("cf-access-authenticated-user-email", User),
+            ("x-ms-client-principal", User),
+            ("x-ms-client-principal-name", User),
+            ("x-webauth-name", User),
+            ("x-original-method", Client),
+            ("cloudfront-viewer-address", Client),
             ("sec-websocket-key", Message),
             ("if_none_match", Message),
         ] {
@@ -243,6 +301,7 @@ mod tests {
             "accept",
             "accept-language",
             "authorization",
+            "cf-access-client-id",
             "cookie",
             "dnt",
             "early-data",
@@ -255,6 +314,8 @@ mod tests {
             "x-api-key",
             "x-csrf-token",
             "x-http-method-override",
+            "x-originator",
+            "x-user-id",
             "x-request-id",
             "x-requested-with",
             "x-xsrf-token",

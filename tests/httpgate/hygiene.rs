@@ -83,6 +83,73 @@ fn no_spelling_of_a_strangers_word_reaches_the_server() {
     }
 }
 
+/// Fields in which products name the user, or the client, that they checked.
+const OF_PRODUCTS: [&str; 30] = [
+    "Ali-Cdn-Real-Ip",
+    "Cdn-Src-Ip",
+    "Cf-Access-Authenticated-User-Email",
+    "Cf-Access-Jwt-Assertion",
+    "CloudFront-Viewer-Address",
+    "Incap-Client-IP",
+    "Tailscale-User-Login",
+    "Tailscale-User-Name",
+    "X-Auth-User",
+    "X-Auth-Username",
+    "X-Authenticated-Userid",
+    "X-Authentik-Username",
+    "X-Clientip",
+    "X-Consumer-ID",
+    "X-Consumer-Username",
+    "X-Credential-Username",
+    "X-Email",
+    "X-Forwarded-User",
+    "X-Grafana-User",
+    "X-MS-Client-Principal",
+    "X-MS-Client-Principal-Name",
+    "X-Nf-Client-Connection-Ip",
+    "X-Original-For",
+    "X-Original-Method",
+    "X-Override-Url",
+    "X-Sucuri-ClientIP",
+    "X-User",
+    "X-Username",
+    "X-Vercel-Forwarded-For",
+    "X_Vouch_User",
+];
+
+#[test]
+fn no_word_of_a_product_is_taken_from_a_stranger() {
+    let lines: String = OF_PRODUCTS.map(|name| format!("{name}: 192.0.2.66\r\n")).concat();
+    let seen = seen(&[], &(lines + "X-User-Id: stays\r\n"));
+    let all = format!("{:?}", seen.fields);
+    assert!(!all.contains("192.0.2.66"), "{all}");
+    assert_eq!(seen.field("x-user-id"), Some("stays"));
+}
+
+#[test]
+fn the_user_that_a_trusted_proxy_names_is_passed_on() {
+    let args = [&TRUSTED[..], &["--allow", "192.0.2.7"]].concat();
+    let of_proxy = seen(
+        &args,
+        "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-User: alice\r\nX-Forwarded-Email: a@b\r\n\
+         X-Forwarded-Groups: staff\r\nX-Forwarded-Preferred-Username: al\r\n\
+         X-Forwarded-Access-Token: t\r\nX-Authentik-Username: alice\r\n\
+         X_Forwarded_User: root\r\nX-Forwarded-Port: 1\r\n",
+    );
+    for (name, value) in [
+        ("x-forwarded-user", Some("alice")),
+        ("x-forwarded-email", Some("a@b")),
+        ("x-forwarded-groups", Some("staff")),
+        ("x-forwarded-preferred-username", Some("al")),
+        ("x-forwarded-access-token", Some("t")),
+        ("x-authentik-username", Some("alice")),
+        ("x_forwarded_user", None),
+        ("x-forwarded-port", None),
+    ] {
+        assert_eq!(of_proxy.field(name), value, "{name}");
+    }
+}
+
 #[test]
 fn a_denied_request_that_servers_read_differently_is_refused_too() {
     let server = Server::hello();
