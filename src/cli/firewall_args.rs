@@ -20,6 +20,21 @@ use crate::sys::keyfile::Access;
 /// Longest name of a table.
 const LONGEST_TABLE: usize = 100;
 
+/// Words of the language of `nft`, which takes none of them as the name of a table.
+const WORDS: &str = "\
+    accept add ah all and arp auto-merge bridge cgroup chain chains comment comp constant \
+    continue counter counters cpu create ct day dccp define delete describe destroy device \
+    devices dnat drop dup dynset ecn element elements eq esp ether exists expires export \
+    exthdr fib flags flow flowtable flowtables flush frag fwd gc-interval ge goto gt handle \
+    hook hooks hour ibriport ibrname icmp icmpv6 igmp iif iifgroup iifname iiftype import \
+    include index inet insert interval ip ip6 ipsec jhash jump le limit limits list log lt map \
+    maps mark masquerade meta meter meters mh missing monitor ne netdev nftrace notrack numgen \
+    obriport obrname offload oif oifgroup oifname oiftype or osf policy position priority \
+    queue quota quotas random redefine redirect reject rename replace reset return rt rt0 rt2 \
+    rtclassid rule ruleset sctp secmark secmarks set sets size skgid skuid snat socket srh \
+    symhash synproxy synproxys table tables tcp th time timeout tproxy type typeof udp udplite \
+    undefine vlan vmap vxlan xor xt";
+
 /// The flags of a firewall that follows a gate.
 #[derive(Debug, Args)]
 pub(super) struct FirewallArgs {
@@ -94,7 +109,9 @@ struct TableName(String);
 
 /// A text that is no name of a table.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is no name of a table; write letters, digits, '-', '_' and '.', a letter first")]
+#[error(
+    "'{0}' is no name of a table; write letters, digits, '-', '_' and '.', a letter first, and no word of nft's own"
+)]
 struct BadTableName(String);
 
 impl FromStr for TableName {
@@ -104,7 +121,10 @@ impl FromStr for TableName {
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let starts = text.starts_with(|first: char| first.is_ascii_alphabetic());
         let is_name = starts && text.bytes().all(is_part) && text.len() <= LONGEST_TABLE;
-        is_name.then(|| Self(text.to_owned())).ok_or_else(|| BadTableName(text.to_owned()))
+        let is_word = WORDS.split(' ').any(|word| word == text);
+        (is_name && !is_word)
+            .then(|| Self(text.to_owned()))
+            .ok_or_else(|| BadTableName(text.to_owned()))
     }
 }
 

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use knockpipe_firewall::{
     AtExit, Backend, BackendError, Entries, Retry, Step, Wanted, reconcile, wanted,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -59,6 +59,8 @@ struct Keeper<B> {
     memory: Option<Entries>,
     /// No other program changed the firewall since.
     is_sure: bool,
+    /// The last reading.
+    read_at: Instant,
     pause: Duration,
     /// A line said that it is in step.
     said_in_step: bool,
@@ -77,6 +79,7 @@ pub(super) async fn keep<B: Backend>(place: Place, backend: B) {
         backend,
         memory: None,
         is_sure: false,
+        read_at: Instant::now(),
         pause: FIRST_PAUSE,
         said_in_step: false,
         trouble: None,
@@ -117,14 +120,14 @@ impl<B: Backend> Keeper<B> {
                     continue;
                 }
             }
-            let reread = self.backend.reread();
+            let reread = self.read_at + self.backend.reread();
             tokio::select! {
                 () = self.place.content.changed() => {
                     // Ends in the firewall count by another clock than those of the store.
                     self.is_sure &= !self.place.content.take_all_new();
                 }
                 () = self.backend.altered() => self.is_sure = false,
-                () = sleep(reread) => self.is_sure = false,
+                () = sleep_until(reread) => self.is_sure = false,
             }
         }
     }
@@ -139,9 +142,12 @@ impl<B: Backend> Keeper<B> {
         if !self.is_sure {
             self.backend.prepare().await?;
             let present = self.backend.present().await?;
+            self.read_at = Instant::now();
             self.trouble = self.backend.trouble();
-            self.note_repairs(&present);
-            self.memory = Some(present);
+            let is_damaged = self.backend.damage().is_some();
+            self.note_repairs(&present, is_damaged);
+            // What is made anew is made with all that is wanted.
+            self.memory = Some(if is_damaged { Entries::default() } else { present });
             self.is_sure = true;
         }
         let Wanted { mut entries, left_out } = self.wanted();
@@ -152,7 +158,7 @@ impl<B: Backend> Keeper<B> {
         }
         let present = self.memory.get_or_insert_default();
         let steps = reconcile(&entries, present, self.backend.keeps());
-        if !steps.is_empty() {
+        if !steps.is_empty() || self.backend.damage().is_some() {
             if let Err(error) = self.backend.apply(&steps).await {
                 // A part of it may be done: what differs then was not changed by others.
                 self.memory = None;
@@ -171,8 +177,9 @@ impl<B: Backend> Keeper<B> {
             .read(|content| wanted(content.rules, content.store, content.policy, content.now))
     }
 
-    /// Counts the entries that others have removed or added since the last look.
-    fn note_repairs(&mut self, present: &Entries) {
+    /// Counts the entries that others have removed or added since the last look, and at least one
+    /// if what these are put into was changed.
+    fn note_repairs(&mut self, present: &Entries, is_damaged: bool) {
         let Some(memory) = &self.memory else { return };
         let keeps = self.backend.keeps();
         // What has just ended may be gone or not.
@@ -183,6 +190,7 @@ impl<B: Backend> Keeper<B> {
         }
         let differing = reconcile(&memory, &present, keeps);
         let repairs = differing.iter().filter(|step| !matches!(step, Step::Change(_))).count();
+        let repairs = repairs.max(usize::from(is_damaged));
         if repairs == 0 {
             return;
         }

@@ -85,6 +85,11 @@ async fn look<B: Backend>(options: &Options, mut backend: B) -> anyhow::Result<F
         keeps.ends = None;
     }
     let steps = reconcile(&wanted, &present, keeps);
+    let damage = backend.damage();
+    let commands = match damage {
+        Some(_) => backend.describe(&reconcile(&wanted, &Entries::default(), keeps)),
+        None => backend.describe(&steps),
+    };
     let mut obstacles = backend.obstacles().await.context("cannot read the rules of this host")?;
     obstacles.extend(left_out.iter().map(|network| {
         format!("{network} is left out, because too many parts of it are banned; remove bans in it")
@@ -93,8 +98,11 @@ async fn look<B: Backend>(options: &Options, mut backend: B) -> anyhow::Result<F
         place: options.backend.place(),
         store,
         entries: if has_ends { entries(&present, now) } else { networks(&present) },
-        differing: steps.iter().map(|step| described(step, now)).collect(),
-        commands: backend.describe(&steps),
+        differing: damage
+            .into_iter()
+            .chain(steps.iter().map(|step| described(step, now)))
+            .collect(),
+        commands,
         obstacles,
     })
 }

@@ -47,6 +47,7 @@ fn what_makes_no_sense_is_refused_in_one_line() {
         (vec!["--ports", "ssh", "--gate", &url], "5000-5010/tcp"),
         (vec!["--ports", "22", "--gate", &url, "-u", "nobody"], "CAP_NET_ADMIN"),
         (vec!["--ports", "22", "--gate", &url, "--table", "a b"], "name of a table"),
+        (vec!["--ports", "22", "--gate", &url, "--table", "inet"], "no word of nft's own"),
         (vec!["--ports", "22", "--gate", &url, "--backend", "iptables"], "nftables"),
     ] {
         let output = world.run(&[&["firewall"], &args[..]].concat());

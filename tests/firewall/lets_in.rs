@@ -191,7 +191,7 @@ fn a_port_that_is_sent_on_is_guarded_by_the_forward_hook() {
     let url = world.redis.url();
     let check = world.run(&["firewall", "check", "--ports", &port, "--gate", &url]);
     let said = String::from_utf8(check.stdout).unwrap();
-    assert!(check.status.code() == Some(1) && said.contains("--hook forward"), "{said}");
+    assert!(check.status.code() == Some(1) && said.contains("--hook input,forward"), "{said}");
     end(&mut firewall);
     let _firewall = world.firewall(&["--hook", "input,forward"]);
     world.expect_nothing(PEER);
@@ -199,6 +199,23 @@ fn a_port_that_is_sent_on_is_guarded_by_the_forward_hook() {
     let mut wire = world.wait_open(PEER);
     assert!(works(&mut wire));
     world.expect_nothing(OTHER);
+}
+
+/// The packets come to the chain with the port of the program, which is not guarded.
+#[test]
+fn a_port_that_is_redirected_on_this_host_is_guarded() {
+    let world = World::new();
+    world.nft(&["add table inet nat"]);
+    world.nft(&["add chain inet nat pre { type nat hook prerouting priority -100; }"]);
+    let redirect = format!("tcp dport 7 redirect to :{}", world.port());
+    world.nft(&[&format!("add rule inet nat pre {redirect}")]);
+    assert!(matches!(world.look_at(OTHER, 7), Seen::Open(_)));
+    let url = world.redis.url();
+    let _firewall = world.start(&Launch::new("firewall").args(["--ports", "7", "--gate", &url]));
+    let seen = world.look_at(OTHER, 7);
+    assert!(matches!(seen, Seen::Nothing), "{seen:?}");
+    world.gate(&["allow", PEER]);
+    eventually("it is let in", || matches!(world.look_at(PEER, 7), Seen::Open(_)));
 }
 
 #[track_caller]

@@ -16,8 +16,8 @@ pub trait Backend: Send {
     /// Returns what it keeps of an entry.
     fn keeps(&self) -> Keeps;
 
-    /// Makes what entries are put into (a table, a zone), and repairs it. Entries that are there
-    /// stay.
+    /// Makes what entries are put into (a table, a zone), and repairs it, or finds that
+    /// [`Backend::apply`] has to. Entries that are there stay.
     fn prepare(&mut self) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Reads the entries that are there.
@@ -25,6 +25,13 @@ pub trait Backend: Send {
 
     /// Carries steps out. Networks that are wanted stay open throughout, and no others become so.
     fn apply(&mut self, steps: &[Step]) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Returns what is wrong with what entries are put into, as it was last read, where only
+    /// [`Backend::apply`] can make it anew: it is then called with all that is wanted as additions,
+    /// even if that is nothing.
+    fn damage(&self) -> Option<String> {
+        None
+    }
 
     /// Returns the failure of a part, where the rest was read or carried out all the same. It is
     /// asked after each [`Backend::present`] and [`Backend::apply`] that succeeded.

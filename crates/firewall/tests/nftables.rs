@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ipnet::IpNet;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 use knockpipe_firewall::nftables::{Hooks, Nftables, NftablesOptions, find};
-use knockpipe_firewall::{AtExit, Backend, Entries, Entry, reconcile};
+use knockpipe_firewall::{AtExit, Backend, Entries, Entry, Retry, reconcile};
 use testkit::netns::Namespace;
 
 /// What somebody else has.
@@ -79,10 +79,12 @@ fn entries(all: &[(&str, Expiry)]) -> Entries {
 /// Makes what is there what is wanted, as the program does.
 async fn reach(nftables: &mut Nftables, wanted: &Entries) {
     let present = nftables.present().await.unwrap();
+    let present = nftables.damage().map_or(present, |_| Entries::default());
     let steps = reconcile(wanted, &present, nftables.keeps());
     nftables.apply(&steps).await.unwrap();
     let present = nftables.present().await.unwrap();
     assert_eq!(reconcile(wanted, &present, nftables.keeps()), []);
+    assert_eq!(nftables.damage(), None);
 }
 
 #[test]
@@ -131,6 +133,10 @@ fn what_others_do_to_the_table_is_noticed_and_repaired() {
             "add element inet knockpipe ipv4_32 { 192.0.2.66 }",
             "add element inet knockpipe ipv4_8 { 11.0.0.0 timeout 1h }",
             "insert rule inet knockpipe guard accept",
+            "add chain inet knockpipe extra { type filter hook input priority 5; policy drop; }",
+            "add map inet knockpipe mine { type ipv4_addr : verdict; }",
+            "add table inet knockpipe { flags dormant; }",
+            "flush set inet knockpipe ipv4_8; add element inet knockpipe ipv4_8 { 12.0.0.1 }",
         ] {
             nft(&[damage]);
             tokio::time::timeout(Duration::from_secs(5), nftables.altered()).await.unwrap();
@@ -175,6 +181,16 @@ fn the_table_follows_other_options() {
             let mut nftables =
                 Nftables::new(NftablesOptions { hooks, cut: is(2), reject: is(3), ..options() });
             nftables.prepare().await.unwrap();
+            reach(&mut nftables, &Entries::default()).await;
+            let mut same =
+                Nftables::new(NftablesOptions { hooks, cut: is(2), reject: is(3), ..options() });
+            same.present().await.unwrap();
+            assert_eq!(
+                same.damage(),
+                None,
+                "{}",
+                nft(&["-j", "list", "table", "inet", "knockpipe"])
+            );
             let text = nft(&["-s", "list", "table", "inet", "knockpipe"]);
             assert_eq!(text.contains("hook input"), hooks.input, "{text}");
             assert_eq!(text.contains("hook forward"), hooks.forward, "{text}");
@@ -191,7 +207,10 @@ fn what_stands_in_the_way_is_named_with_a_remedy() {
             Nftables::new(NftablesOptions { ports: "22,8080".parse().unwrap(), ..options() });
         let found = nftables.obstacles().await.unwrap();
         let [redirect] = &found[..] else { panic!("{found:?}") };
-        assert!(redirect.contains("8080/tcp") && redirect.contains("--hook forward"), "{redirect}");
+        assert!(
+            redirect.contains("8080/tcp") && redirect.contains("--hook input,forward"),
+            "{redirect}"
+        );
         nft(&["add chain inet other late { type filter hook input priority 5; policy drop; }"]);
         nft(&["add rule inet other input tcp dport 22 drop"]);
         nft(&["delete table ip nat"]);
@@ -199,5 +218,68 @@ fn what_stands_in_the_way_is_named_with_a_remedy() {
         let [refusal, default] = &found[..] else { panic!("{found:?}") };
         assert!(refusal.contains("refuses 22/tcp") && refusal.contains("; who"), "{refusal}");
         assert!(default.contains("late drops by default") && default.contains("8080"), "{default}");
+    });
+}
+
+/// With nothing, other options, and the same ones: each is left alone if it is not ours.
+#[test]
+fn a_table_of_somebody_else_is_neither_changed_nor_removed() {
+    in_namespace(|| async {
+        let before = foreign();
+        let own = NftablesOptions { table: "other".to_owned(), ..options() };
+        let mut nftables = Nftables::new(own);
+        for result in [
+            nftables.prepare().await,
+            nftables.present().await.map(drop),
+            nftables.at_exit(AtExit::Remove).await,
+        ] {
+            let error = result.unwrap_err();
+            assert!(error.to_string().contains("choose another --table"), "{error}");
+            assert_eq!(error.retry, Retry::Never);
+        }
+        assert_eq!(foreign(), before);
+    });
+}
+
+#[test]
+fn a_table_is_made_with_its_elements_in_one_transaction() {
+    in_namespace(|| async {
+        let mut nftables = Nftables::new(options());
+        nftables.prepare().await.unwrap();
+        assert!(nftables.damage().unwrap().contains("missing"));
+        assert!(!nft(&["list", "tables"]).contains("knockpipe"), "a look changes nothing");
+        let wanted = entries(&[("192.0.2.7/32", after(600)), ("10.0.0.0/8", Expiry::Never)]);
+        let steps = reconcile(&wanted, &Entries::default(), nftables.keeps());
+        let [line] = &nftables.describe(&steps)[..] else { panic!("more than one document") };
+        assert!(line.contains("192.0.2.7") && line.contains("delete"), "{line}");
+        reach(&mut nftables, &wanted).await;
+        let mut same = Nftables::new(options());
+        same.present().await.unwrap();
+        assert_eq!(same.damage(), None);
+        let other = NftablesOptions { cut: true, ..options() };
+        let mut check = Nftables::new(other);
+        check.present().await.unwrap();
+        assert!(check.damage().unwrap().contains("other chains"), "settings are compared, too");
+    });
+}
+
+/// The one that came later gives way.
+#[test]
+fn a_second_process_with_other_settings_leaves_the_table_to_the_first() {
+    in_namespace(|| async {
+        let mut first = Nftables::new(options());
+        let wanted = entries(&[("192.0.2.7/32", Expiry::Never)]);
+        first.prepare().await.unwrap();
+        reach(&mut first, &wanted).await;
+        let right = rules();
+        let mut second = Nftables::new(NftablesOptions { cut: true, ..options() });
+        second.prepare().await.unwrap();
+        reach(&mut second, &wanted).await;
+        first.prepare().await.unwrap();
+        reach(&mut first, &wanted).await;
+        let error = second.prepare().await.unwrap_err();
+        assert!(error.to_string().contains("another process keeps"), "{error}");
+        assert!(second.at_exit(AtExit::Remove).await.is_err());
+        assert_eq!(rules(), right);
     });
 }

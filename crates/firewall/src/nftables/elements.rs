@@ -52,7 +52,9 @@ fn read(set: SetOf, element: &Value, now: UnixMillis) -> Option<Entry> {
         None => (element, Expiry::Never),
         Some(whole) => (whole.get("val")?, end_of(whole, now)),
     };
-    let network = set.network(value.as_str()?.parse().ok()?)?;
+    let address = value.as_str()?.parse().ok()?;
+    // One with more bits matches no packet, and could not be removed by its network.
+    let network = set.network(address).filter(|network| network.addr() == address)?;
     Some(Entry::new(network, end))
 }
 

@@ -20,14 +20,13 @@ use nftables::expr::{
     Range, SetItem,
 };
 use nftables::schema::{
-    Chain, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType,
-    SetTypeValue, Table,
+    Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue,
+    Table,
 };
 use nftables::stmt::{
     AnonymousCounter, Counter, JumpTarget, Match, Operator, Reject, RejectType, Statement,
 };
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
-use serde_json::Value;
 
 use super::NftablesOptions;
 use crate::backend::BackendError;
@@ -36,6 +35,9 @@ use crate::ports::{PortRange, Protocol};
 /// Ahead of the chains of other programs, which stand at 0: what is dropped is dropped early.
 const PRIORITY: i32 = -10;
 
+/// The beginning of the name of the chain that marks a table as ours.
+pub(super) const MARK: &str = "made_by_knockpipe_";
+
 /// The chain that decides by address.
 const GUARD: &str = "guard";
 
@@ -43,7 +45,7 @@ const GUARD: &str = "guard";
 const HOOKED: [(&str, NfHook); 2] = [("input", NfHook::Input), ("forward", NfHook::Forward)];
 
 /// The chains that look an address of one family up.
-const FAMILIES: [(&str, bool); 2] = [("ipv4", true), ("ipv6", false)];
+pub(super) const FAMILIES: [(&str, bool); 2] = [("ipv4", true), ("ipv6", false)];
 
 /// A set of the table: the networks of one family and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +67,11 @@ impl Default for Commands {
 impl Commands {
     pub(super) fn push(&mut self, command: NfCmd<'static>) {
         self.0.objects.to_mut().push(NfObject::CmdObject(command));
+    }
+
+    /// Adds others behind these.
+    pub(super) fn append(&mut self, others: Self) {
+        self.0.objects.to_mut().extend(others.0.objects.into_owned());
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -99,15 +106,25 @@ pub(super) fn addresses() -> BTreeSet<SetOf> {
     BTreeSet::from([SetOf { is_v4: true, length: 32 }, SetOf { is_v4: false, length: 128 }])
 }
 
-/// Returns the commands that make the table what it has to be, with these sets and those that there
-/// always are. Elements that are there stay.
+/// Returns the commands that make the table anew, with these sets and those that there always are.
+/// What was there goes in the same transaction.
 pub(super) fn commands(options: &NftablesOptions, sets: &BTreeSet<SetOf>) -> Commands {
+    let name = options.table.as_str();
+    let mut commands = removal(name);
+    commands.push(NfCmd::Add(NfListObject::Table(table(name))));
+    commands.push(NfCmd::Add(NfListObject::Chain(plain_chain(name, mark(options)))));
+    commands.append(content(options, sets));
+    commands
+}
+
+/// Returns the commands for what is in the table, but for its mark.
+fn content(options: &NftablesOptions, sets: &BTreeSet<SetOf>) -> Commands {
     let mut commands = Commands::default();
     let name = options.table.as_str();
-    commands.push(NfCmd::Add(NfListObject::Table(table(name))));
-    for chain in [hooked(name, 0), hooked(name, 1)].into_iter().chain(plain_chains(name)) {
-        commands.push(NfCmd::Add(NfListObject::Chain(chain.clone())));
-        commands.push(NfCmd::Flush(FlushObject::Chain(chain)));
+    let hooks = [options.hooks.input, options.hooks.forward];
+    let hooked = hooks.into_iter().enumerate().filter(|(_, is_wanted)| *is_wanted);
+    for chain in hooked.map(|(place, _)| hooked_chain(name, place)).chain(plain_chains(name)) {
+        commands.push(NfCmd::Add(NfListObject::Chain(chain)));
     }
     sets.union(&addresses()).for_each(|set| commands.add_set(name, *set));
     let mut add = |chain, rules: Vec<Vec<Statement<'static>>>| {
@@ -118,14 +135,21 @@ pub(super) fn commands(options: &NftablesOptions, sets: &BTreeSet<SetOf>) -> Com
         add(HOOKED[0].0, input_rules(options));
     }
     if options.hooks.forward {
-        add(HOOKED[1].0, forward_rules(options));
-    }
-    for (place, is_wanted) in [options.hooks.input, options.hooks.forward].into_iter().enumerate() {
-        if !is_wanted {
-            commands.push(NfCmd::Delete(NfListObject::Chain(hooked(name, place))));
-        }
+        add(HOOKED[1].0, redirected_rules(options));
     }
     commands
+}
+
+/// Returns the name of the empty chain that marks a table as ours, and as made by these settings:
+/// `nft` 1.0 lists no comments of tables as JSON.
+pub(super) fn mark(options: &NftablesOptions) -> String {
+    let lines = content(options, &BTreeSet::new()).lines();
+    // FNV-1a, which is the same in each version of this program.
+    let hash =
+        lines.iter().flat_map(|line| line.bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("{MARK}{hash:016x}")
 }
 
 /// Returns the commands that remove the table, also where there is none.
@@ -136,27 +160,6 @@ pub(super) fn removal(name: &str) -> Commands {
     commands
 }
 
-/// Returns the sets, chains and rules of a listed table, without what differs from time to time:
-/// numbers that the kernel gives, counts, elements.
-pub(super) fn listed(objects: &[Value]) -> Vec<Value> {
-    objects.iter().filter(|object| object.get("metainfo").is_none()).cloned().map(lasting).collect()
-}
-
-fn lasting(mut object: Value) -> Value {
-    for kind in ["table", "set", "chain", "rule"] {
-        let Some(Value::Object(fields)) = object.get_mut(kind) else { continue };
-        fields.remove("handle");
-        fields.remove("elem");
-        let Some(Value::Array(statements)) = fields.get_mut("expr") else { continue };
-        for statement in statements {
-            if let Some(counter) = statement.get_mut("counter") {
-                *counter = Value::Null;
-            }
-        }
-    }
-    object
-}
-
 fn owned(name: &str) -> Cow<'static, str> {
     Cow::Owned(name.to_owned())
 }
@@ -165,7 +168,7 @@ fn table(name: &str) -> Table<'static> {
     Table { family: NfFamily::INet, name: owned(name), handle: None }
 }
 
-fn hooked(table: &str, place: usize) -> Chain<'static> {
+fn hooked_chain(table: &str, place: usize) -> Chain<'static> {
     let (name, hook) = HOOKED[place];
     Chain {
         family: NfFamily::INet,
@@ -182,12 +185,11 @@ fn hooked(table: &str, place: usize) -> Chain<'static> {
 /// Returns the chains without a hook.
 fn plain_chains(table: &str) -> impl Iterator<Item = Chain<'static>> {
     let names = [GUARD].into_iter().chain(FAMILIES.map(|(name, _)| name));
-    names.map(move |name| Chain {
-        family: NfFamily::INet,
-        table: owned(table),
-        name: name.into(),
-        ..Chain::default()
-    })
+    names.map(move |name| plain_chain(table, name))
+}
+
+fn plain_chain(table: &str, name: impl Into<Cow<'static, str>>) -> Chain<'static> {
+    Chain { family: NfFamily::INet, table: owned(table), name: name.into(), ..Chain::default() }
 }
 
 fn rule(table: &str, chain: &'static str, expr: Vec<Statement<'static>>) -> NfCmd<'static> {
@@ -204,16 +206,18 @@ fn rule(table: &str, chain: &'static str, expr: Vec<Statement<'static>>) -> NfCm
 /// host can send that.
 fn input_rules(options: &NftablesOptions) -> Vec<Vec<Statement<'static>>> {
     let local = vec![is(meta(MetaKey::Iifname), text("lo")), accept()];
+    // Another table may have sent them to another port or address of this host.
+    let redirected = redirected_rules(options);
     let guarded = ports_of(options).map(|(protocol, ranges)| {
         let port = payload(protocol.as_str(), "dport");
         vec![is(port, any_of(&ranges)), go_to_guard()]
     });
-    [local].into_iter().chain(guarded).collect()
+    [local].into_iter().chain(guarded).chain(redirected).collect()
 }
 
-/// Returns the rules for packets that this host sends on, by the port that the client wrote on
-/// them. Connections that nothing here redirects are others' business.
-fn forward_rules(options: &NftablesOptions) -> Vec<Vec<Statement<'static>>> {
+/// Returns the rules for packets that this host sends to another port or address, by the port that
+/// the client wrote on them. Connections that nothing here redirects are others' business.
+fn redirected_rules(options: &NftablesOptions) -> Vec<Vec<Statement<'static>>> {
     let rules = ports_of(options).map(|(protocol, ranges)| {
         let port = CT { key: "proto-dst".into(), family: None, dir: Some(CTDir::Original) };
         vec![

@@ -10,18 +10,19 @@ mod generation;
 mod layout;
 mod obstacles;
 mod program;
+mod shape;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tokio::time::sleep;
 
 use self::elements::Listed;
 use self::generation::Generation;
 use self::layout::SetOf;
-use self::program::Nft;
+use self::program::{Nft, TableText};
+use self::shape::Shape;
 use crate::backend::{AtExit, Backend, BackendError, Keeps};
 use crate::entries::Entries;
 use crate::ports::Ports;
@@ -42,6 +43,9 @@ const SHARE: u32 = 4;
 
 /// Interval at which the table is read although nothing points to a change.
 const LOOK_ANYWAY: Duration = Duration::from_secs(300);
+
+/// Time in which another process that keeps the same table makes it its own again.
+const CONTEST: Duration = Duration::from_secs(10);
 
 /// Reads until nothing changes meanwhile.
 const MOST_READS: usize = 3;
@@ -80,13 +84,23 @@ pub struct Nftables {
     generation: Generation,
     /// Number of the rule set that the memory is about.
     known: Option<u32>,
-    /// The table's chains and rules, as they are listed once they are right.
-    layout: Option<Vec<Value>>,
+    /// What is wrong with the table, but for its elements.
+    damage: Option<String>,
+    /// The shape of the right table where this `nft` lists it in another way than it is written.
+    learned: Option<Shape>,
+    /// The settings that the table was made by before.
+    taken: Option<Taken>,
+    /// The mark that the table had when it was last read.
+    mark: Option<String>,
+    /// Settings of another process, which keeps the table.
+    yielded: Option<String>,
     /// The sets of the table. One that is not needed any more stays.
     sets: BTreeSet<SetOf>,
     /// Entries that were read and not asked for yet.
     read: Option<Entries>,
     last_read: Option<LastRead>,
+    /// The last look at the number of the rule set.
+    looked: Instant,
 }
 
 /// Cost of reading what is there.
@@ -96,12 +110,42 @@ struct LastRead {
     took: Duration,
 }
 
+/// A table that was made by other settings and taken over.
+#[derive(Clone, Debug)]
+struct Taken {
+    mark: String,
+    at: Instant,
+}
+
 /// Content of the table.
 #[derive(Debug, Default)]
 struct Content {
-    layout: Vec<Value>,
+    /// Its shape, if it could be read.
+    shape: Option<Shape>,
+    /// The mark of the settings that it was made by.
+    mark: Option<String>,
+    is_empty: bool,
     listed: Listed,
     generation: Option<u32>,
+}
+
+impl Content {
+    fn new(text: TableText) -> Self {
+        match text {
+            TableText::Objects(objects) => {
+                let shape = Shape::listed(&objects);
+                let (mark, is_empty) = (shape.mark().map(str::to_owned), shape.is_empty());
+                // What cannot be read is no element of ours.
+                match elements::listed(&objects) {
+                    Ok(listed) => {
+                        Self { shape: Some(shape), mark, is_empty, listed, generation: None }
+                    }
+                    Err(_) => Self { mark, is_empty, ..Self::default() },
+                }
+            }
+            TableText::Unreadable { mark, is_empty } => Self { mark, is_empty, ..Self::default() },
+        }
+    }
 }
 
 impl Nftables {
@@ -112,10 +156,15 @@ impl Nftables {
             options,
             generation: Generation::default(),
             known: None,
-            layout: None,
+            damage: None,
+            learned: None,
+            taken: None,
+            mark: None,
+            yielded: None,
             sets: BTreeSet::new(),
             read: None,
             last_read: None,
+            looked: Instant::now(),
         }
     }
 
@@ -126,17 +175,121 @@ impl Nftables {
         for _ in 0..MOST_READS {
             let before = self.generation.now();
             let listed = self.nft.list_table(&self.options.table).await?;
-            content = Content {
-                layout: layout::listed(&listed),
-                listed: elements::listed(&listed)?,
-                generation: before,
-            };
+            content = Content::new(listed);
+            content.generation = before;
             if before == self.generation.now() {
                 break;
             }
         }
         self.last_read = Some(LastRead { end: Instant::now(), took: began.elapsed() });
         Ok(content)
+    }
+
+    /// Reads the table, and finds what is wrong with it. One that is not ours is an error.
+    async fn look(&mut self) -> Result<Content, BackendError> {
+        let content = self.content().await?;
+        self.refuse_foreign(&content)?;
+        // Also those of another process that keeps the same table.
+        self.sets.clone_from(&content.listed.sets);
+        self.known = content.generation;
+        self.damage = self.damage_of(&content);
+        Ok(content)
+    }
+
+    fn refuse_foreign(&self, content: &Content) -> Result<(), BackendError> {
+        let table = &self.options.table;
+        match &content.mark {
+            None if !content.is_empty => Err(BackendError::lasting(
+                format!("table inet {table} is there, and was not made by this program"),
+                "choose another --table",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the table to another process that made it its own again.
+    fn yield_to_another(&mut self, content: &Content) -> Result<(), BackendError> {
+        let Some(mark) = content.mark.as_ref().filter(|mark| **mark != layout::mark(&self.options))
+        else {
+            self.yielded = None;
+            return Ok(());
+        };
+        if self.taken.as_ref().is_some_and(|it| it.mark == *mark && it.at.elapsed() < CONTEST) {
+            self.yielded = Some(mark.clone());
+        }
+        if self.yielded.as_ref() != Some(mark) {
+            return Ok(());
+        }
+        let table = &self.options.table;
+        Err(BackendError::lasting(
+            format!("another process keeps table inet {table} with other settings"),
+            "give each its own --table, or end the other one and restart this",
+        ))
+    }
+
+    fn damage_of(&self, content: &Content) -> Option<String> {
+        let table = &self.options.table;
+        if content.mark.is_none() {
+            return Some(format!("table inet {table} is missing"));
+        }
+        let Some(shape) = &content.shape else {
+            return Some(format!("table inet {table} is dormant, or has what cannot be read"));
+        };
+        let is_right = *shape == self.right_shape() || self.learned.as_ref() == Some(shape);
+        (!is_right).then(|| {
+            format!("table inet {table} has other chains, rules or sets than these settings make")
+        })
+    }
+
+    fn right_shape(&self) -> Shape {
+        Shape::made_by(&layout::commands(&self.options, &self.sets))
+    }
+
+    /// Returns the commands that make the table anew with all that steps add.
+    fn rebuilt(&self, steps: &[Step]) -> layout::Commands {
+        let sets = steps.iter().map(|step| SetOf::of(step.network()));
+        let sets: BTreeSet<SetOf> = sets.chain(layout::addresses()).collect();
+        let mut commands = layout::commands(&self.options, &sets);
+        commands.append(elements::commands(&self.options.table, steps, &sets));
+        commands
+    }
+
+    /// Removes the table, unless it is somebody else's.
+    async fn remove(&mut self) -> Result<(), BackendError> {
+        let content = self.look().await?;
+        let table = &self.options.table;
+        match content.mark {
+            None => Ok(()),
+            Some(mark) if mark == layout::mark(&self.options) => {
+                self.nft.apply(&layout::removal(table)).await
+            }
+            Some(_) => Err(BackendError::lasting(
+                format!("table inet {table} was made by another process with other settings"),
+                "remove it there, or by hand",
+            )),
+        }
+    }
+
+    /// Makes the table anew, in one transaction.
+    async fn rebuild(
+        &mut self,
+        steps: &[Step],
+        before: Option<String>,
+    ) -> Result<(), BackendError> {
+        let commands = self.rebuilt(steps);
+        self.commit(&commands).await?;
+        if let Some(mark) = before.filter(|mark| *mark != layout::mark(&self.options)) {
+            self.taken = Some(Taken { mark, at: Instant::now() });
+        }
+        self.damage = None;
+        let known = self.known;
+        let content = self.content().await?;
+        self.sets = content.listed.sets;
+        if known.is_some() && known == content.generation {
+            let right = self.right_shape();
+            self.learned = content.shape.filter(|shape| *shape != right);
+        }
+        Ok(())
     }
 
     /// Carries out a transaction, and goes on to know the rule set if no other program changed it.
@@ -168,40 +321,35 @@ impl Backend for Nftables {
         LOOK_ANYWAY
     }
 
+    /// Reads only: the table is made with the elements in it, by [`Self::apply`].
     async fn prepare(&mut self) -> Result<(), BackendError> {
-        let mut content = self.content().await?;
-        // Also those of another process that keeps the same table.
-        self.sets = content.listed.sets;
-        if content.layout.is_empty() || self.layout.as_ref() != Some(&content.layout) {
-            self.nft.apply(&layout::commands(&self.options, &self.sets)).await?;
-            content = self.content().await?;
-            self.layout = Some(content.layout);
-            self.sets = content.listed.sets;
-        }
-        self.known = content.generation;
+        let content = self.look().await?;
+        self.yield_to_another(&content)?;
+        self.mark = content.mark;
         self.read = Some(content.listed.entries);
         Ok(())
     }
 
     async fn present(&mut self) -> Result<Entries, BackendError> {
-        if let Some(entries) = self.read.take() {
-            return Ok(entries);
+        match self.read.take() {
+            Some(entries) => Ok(entries),
+            None => Ok(self.look().await?.listed.entries),
         }
-        let content = self.content().await?;
-        self.known = content.generation;
-        Ok(content.listed.entries)
+    }
+
+    fn damage(&self) -> Option<String> {
+        self.damage.clone()
     }
 
     async fn apply(&mut self, steps: &[Step]) -> Result<(), BackendError> {
         self.read = None;
+        if self.damage.is_some() {
+            let before = self.mark.take();
+            return self.rebuild(steps, before).await;
+        }
         let commands = elements::commands(&self.options.table, steps, &self.sets);
         self.commit(&commands).await?;
-        let sets = self.sets.len();
         self.sets.extend(steps.iter().map(|step| SetOf::of(step.network())));
-        if self.sets.len() > sets {
-            // It has rules now that were never listed.
-            self.layout = None;
-        }
         Ok(())
     }
 
@@ -210,7 +358,9 @@ impl Backend for Nftables {
             sleep((took * SHARE).saturating_sub(end.elapsed())).await;
         }
         loop {
-            sleep(LOOK).await;
+            // Whoever drops this future at each change of the store puts the look off no further.
+            sleep((self.looked + LOOK).saturating_duration_since(Instant::now())).await;
+            self.looked = Instant::now();
             let now = self.generation.now();
             if now.is_none() || now != self.known {
                 return;
@@ -221,14 +371,20 @@ impl Backend for Nftables {
     async fn at_exit(&mut self, wish: AtExit) -> Result<(), BackendError> {
         match wish {
             AtExit::Keep => Ok(()),
-            AtExit::Remove => self.nft.apply(&layout::removal(&self.options.table)).await,
+            AtExit::Remove => self.remove().await,
         }
     }
 
     fn describe(&self, steps: &[Step]) -> Vec<String> {
-        let table = layout::commands(&self.options, &BTreeSet::new());
-        let elements = elements::commands(&self.options.table, steps, &layout::addresses());
-        [table, elements].iter().flat_map(layout::Commands::lines).collect()
+        let commands = match self.damage {
+            Some(_) => self.rebuilt(steps),
+            None => elements::commands(&self.options.table, steps, &self.sets),
+        };
+        if commands.is_empty() {
+            return vec![];
+        }
+        let json = commands.json().ok().and_then(|json| String::from_utf8(json).ok());
+        json.into_iter().collect()
     }
 
     async fn obstacles(&mut self) -> Result<Vec<String>, BackendError> {

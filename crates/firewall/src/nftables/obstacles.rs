@@ -22,7 +22,7 @@ pub(super) fn find(objects: &[Value], options: &NftablesOptions) -> Vec<String> 
     let rules: Vec<Foreign<'_>> =
         objects.iter().filter_map(foreign).filter(|rule| !rule.is_in(&options.table)).collect();
     let mut found: Vec<String> = vec![];
-    let redirected = rules.iter().filter(|_| !options.hooks.forward);
+    let redirected = rules.iter();
     found.extend(redirected.filter_map(|rule| rule.redirects(options)));
     found.extend(rules.iter().filter_map(|rule| rule.refuses(options)));
     let chains = objects.iter().filter_map(|object| object.get("chain"));
@@ -78,13 +78,18 @@ impl Foreign<'_> {
     /// where chains for this host's own packets do not see them.
     fn redirects(&self, options: &NftablesOptions) -> Option<String> {
         // Rules of iptables are shown without the address that they lead to.
-        let leads_away = self.does("dnat") || (self.does("xt") && self.table == "nat");
+        let may_leave = self.does("dnat") || (self.does("xt") && self.table == "nat");
+        // What stays on this host, by `redirect` or `tproxy`, passes the chain for its own packets.
+        let stays = may_leave || self.does("redirect") || self.does("tproxy");
+        let hooks = options.hooks;
+        let leads_away = (may_leave && !hooks.forward) || (stays && !hooks.input);
         let range = options.ports.ranges().iter().find(|range| self.names(**range))?;
         leads_away.then(|| {
             let Self { family, table, chain, .. } = self;
             format!(
-                "a rule of {family} {table} {chain} sends {range} to another address (as Docker \
-                 does with published ports), past the chain for this host; add --hook forward"
+                "a rule of {family} {table} {chain} sends {range} to another address or port (as \
+                 Docker does with published ports), past the chain that is there; write --hook \
+                 input,forward"
             )
         })
     }

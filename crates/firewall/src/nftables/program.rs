@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::layout::Commands;
+use super::layout::{Commands, MARK};
 use crate::backend::BackendError;
 
 /// Time that one run may take: 100,000 elements take half a second.
@@ -27,6 +27,20 @@ const SHOWN: usize = 200;
 #[derive(Clone, Debug)]
 pub(super) struct Nft {
     path: PathBuf,
+}
+
+/// A listed table.
+#[derive(Debug)]
+pub(super) enum TableText {
+    /// All that is in it.
+    Objects(Vec<Value>),
+    /// The table is there, and `nft` does not list it as JSON.
+    Unreadable {
+        /// The mark of the settings that it was made by.
+        mark: Option<String>,
+        /// It has nothing but flags.
+        is_empty: bool,
+    },
 }
 
 /// Returns where `nft` is.
@@ -64,15 +78,22 @@ impl Nft {
     }
 
     /// Lists a table with all that is in it; nothing if there is no such table.
-    pub(super) async fn list_table(&self, table: &str) -> Result<Vec<Value>, BackendError> {
-        let output = self.run(&["-j", "list", "table", "inet", table], vec![]).await?;
+    pub(super) async fn list_table(&self, table: &str) -> Result<TableText, BackendError> {
+        let list = ["list", "table", "inet", table];
+        let output = self.run(&[&["-j"], &list[..]].concat(), vec![]).await?;
         let is_absent = !output.status.success()
             && String::from_utf8_lossy(&output.stderr).contains("No such file or directory");
         if is_absent {
-            return Ok(vec![]);
+            return Ok(TableText::Objects(vec![]));
         }
         self.succeeded(&output)?;
-        objects(&output.stdout)
+        if let Ok(objects) = objects(&output.stdout) {
+            return Ok(TableText::Objects(objects));
+        }
+        // `nft` 1.0 breaks the JSON of a dormant table off.
+        let output = self.run(&list, vec![]).await?;
+        self.succeeded(&output)?;
+        Ok(unreadable(&String::from_utf8_lossy(&output.stdout)))
     }
 
     /// Lists everything, other programs' tables included, without the content of sets where `nft`
@@ -132,6 +153,15 @@ impl Nft {
         };
         Err(BackendError::passing(format!("nft failed: {first}"), remedy))
     }
+}
+
+/// Reads of a table as text what has to be known of one that is to be made anew.
+fn unreadable(text: &str) -> TableText {
+    let blocks = text.lines().skip(1).filter_map(|line| line.trim().strip_suffix(" {"));
+    let blocks: Vec<&str> = blocks.collect();
+    let chains = blocks.iter().filter_map(|block| block.strip_prefix("chain "));
+    let mark = chains.into_iter().find(|name| name.starts_with(MARK)).map(|name| name.to_owned());
+    TableText::Unreadable { mark, is_empty: blocks.is_empty() }
 }
 
 /// Reads the list that `nft -j` prints.
