@@ -14,9 +14,11 @@ use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
 use tracing::{Dispatch, Level};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::Subscriber;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::fields::PrintableFields;
 use super::json::JsonLines;
+use super::libraries::LibraryLines;
 use super::priority;
 pub use super::queue::Guard;
 use super::queue::{Line, Lines};
@@ -174,14 +176,20 @@ fn dispatch(settings: Settings, is_coloured: bool, lines: Lines) -> Dispatch {
         .with_ansi(is_coloured)
         .log_internal_errors(false)
         .with_writer(lines);
+    let libraries = LibraryLines::of(settings.level);
     // Syslog adds its own time.
     match (settings.format, settings.output) {
-        (Format::Text, Output::Stderr) => lines.compact().fmt_fields(PrintableFields).into(),
+        (Format::Text, Output::Stderr) => {
+            let lines = lines.compact().fmt_fields(PrintableFields).finish();
+            lines.with(libraries).into()
+        }
         (Format::Text, Output::Syslog) => {
-            lines.compact().fmt_fields(PrintableFields).without_time().into()
+            let lines = lines.compact().fmt_fields(PrintableFields).without_time().finish();
+            lines.with(libraries).into()
         }
         (Format::Json, output) => {
-            lines.event_format(JsonLines { has_time: output == Output::Stderr }).into()
+            let json = JsonLines { has_time: output == Output::Stderr };
+            lines.event_format(json).finish().with(libraries).into()
         }
     }
 }
@@ -271,6 +279,18 @@ mod tests {
         let escaped = ["a\\u{1b}[8mb\\u{1b}[0;30mc", "a\\\\u{1b}[8mb\\\\u{1b}[0;30mc"];
         assert_eq!(escaped.map(|text| shown.matches(text).count()), [4, 1], "{shown:?}");
         assert_eq!(shown.lines().count(), 1, "{shown:?}");
+    }
+
+    #[test]
+    fn what_a_library_writes_of_each_connection_is_no_line() {
+        for format in [Format::Text, Format::Json] {
+            let settings = Settings { level: LevelFilter::INFO, format, output: Output::Stderr };
+            let (_, line) = line(settings, || {
+                tracing::warn!(target: "h2::proto::streams", "recv_reset");
+                tracing::warn!("ours");
+            });
+            assert!(line.contains("ours") && !line.contains("recv_reset"), "{line}");
+        }
     }
 
     #[test]

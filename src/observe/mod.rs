@@ -7,6 +7,7 @@ pub mod firewall;
 mod http_knocks;
 mod http_requests;
 mod json;
+mod libraries;
 pub mod liveness;
 pub mod log;
 pub mod metrics;

@@ -86,17 +86,7 @@ impl Client {
 
     /// Asks for `/`, with more fields.
     fn get(&self, stream: u32, fields: &[(&str, &str)]) {
-        // GET, https, and the path, as the table of HPACK has them; then names and values.
-        let mut block = vec![0x82, 0x87, 0x84];
-        for (name, value) in [(":authority", "a")].iter().chain(fields) {
-            block.push(0);
-            for text in [name, value] {
-                block.push(u8::try_from(text.len()).unwrap());
-                block.extend(text.as_bytes());
-            }
-        }
-        // Both the fields and the request end here.
-        self.send(HEADERS, 5, stream, &block);
+        self.write(&question(stream, fields));
     }
 
     /// Returns the kind of the first frame of a request's answer; `None` when the connection ends.
@@ -117,6 +107,21 @@ impl Drop for Client {
         let _ = self.openssl.kill();
         let _ = self.openssl.wait();
     }
+}
+
+/// Makes the frame that asks for `/`, with more fields.
+fn question(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
+    // GET, https, and the path, as the table of HPACK has them; then names and values.
+    let mut block = vec![0x82, 0x87, 0x84];
+    for (name, value) in [(":authority", "a")].iter().chain(fields) {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    // Both the fields and the request end here.
+    frame(HEADERS, 5, stream, &block)
 }
 
 /// Makes a frame.
@@ -154,6 +159,24 @@ fn a_stranger_loses_its_http2_connection_with_its_request() {
         assert!(first.is_none() || first == Some(RST_STREAM), "{first:?}");
         assert_eq!(client.first_of(3), None, "{denied}: the connection ends");
     }
+}
+
+#[test]
+fn a_client_that_takes_its_requests_back_writes_no_line_of_a_library() {
+    let server = Server::hello();
+    let gate = start(&server.url(), &["--allow", "127.0.0.0/8", "-o", "10m"]);
+    for _ in 0..3 {
+        let client = Client::connect(&gate, &[]);
+        let back = |stream| [question(stream, &[]), frame(RST_STREAM, 0, stream, &[0; 4])].concat();
+        let all: Vec<u8> = (0..100).flat_map(|number| back(2 * number + 1)).collect();
+        client.write(&all);
+        assert_eq!(client.first_of(999), None, "the connection ends");
+    }
+    gate.program.signal(nix::sys::signal::Signal::SIGHUP);
+    // It has no certificate any more.
+    gate.program.wait_line("all before it is there", |line| line.is("cannot reload"));
+    let lines = gate.program.stderr();
+    assert!(!lines.contains("recv_reset"), "{lines}");
 }
 
 #[test]
