@@ -135,6 +135,11 @@ pub struct HealthReply {
     pub error: Option<String>,
 }
 
+/// What no schema says that tools make requests of: a text that it must not be.
+const OF_NO_CLIENT: &str = "An address or a network that clients have. Refused with 400 are those of \
+    0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3, ::/64, fe80::/10 and ff00::/8, apart from \
+    IPv4 addresses in IPv6 form, and from this host's own for a client on it.";
+
 /// Describes an address or network that a body may name.
 fn any_address() -> Schema {
     let one = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
@@ -148,6 +153,7 @@ fn any_address() -> Schema {
         .item(format(KnownFormat::Ipv6))
         .item(text().pattern(Some(v4)))
         .item(text().pattern(Some(v6)))
-        .item(ObjectBuilder::new().schema_type(Type::Null));
+        .item(ObjectBuilder::new().schema_type(Type::Null))
+        .description(Some(OF_NO_CLIENT));
     Schema::AnyOf(any.build())
 }
