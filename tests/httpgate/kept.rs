@@ -9,6 +9,9 @@ use testkit::{Launch, Target, eventually};
 use crate::http::Peer;
 use crate::world::{Server, connect, get, hello, open_gate, start, url};
 
+/// Time after which a connection that waits is ended by itself.
+const ALONE: Duration = Duration::from_secs(4);
+
 #[test]
 fn requests_of_many_clients_share_few_connections() {
     let server = Server::hello();
@@ -36,17 +39,24 @@ fn those_that_wait_end_with_their_service() {
     };
     write(&old);
     let gate = Launch::new("run").args(["-c", file.to_str().unwrap()]).start();
+    let (mut this, mut next) = (&old, &new);
+    let mut reload_ends_it = || {
+        let asked = Instant::now();
+        assert_eq!(connect(&gate).ask(&get("/")).text(), "hello");
+        assert_eq!(this.target.counts().live(), 1);
+        write(next);
+        let reloads = gate.program.count_containing(b"\"reloaded\"");
+        gate.program.signal(nix::sys::signal::Signal::SIGHUP);
+        eventually("it reloads", || gate.program.count_containing(b"\"reloaded\"") > reloads);
+        this.target.wait_idle();
+        std::mem::swap(&mut this, &mut next);
+        asked.elapsed() < ALONE
+    };
+    // On a machine that is slow enough it could have been the time, which says nothing.
+    assert!((0..5).any(|_| reload_ends_it()), "it lives as long as it would alone");
+    let seen = old.seen().len() + new.seen().len();
     assert_eq!(connect(&gate).ask(&get("/")).text(), "hello");
-    assert_eq!(old.target.counts().live(), 1);
-    write(&new);
-    gate.program.signal(nix::sys::signal::Signal::SIGHUP);
-    gate.program.wait_line("reloaded", |line| line.is("reloaded"));
-    let reloaded = Instant::now();
-    old.target.wait_idle();
-    // By itself it would have waited for longer.
-    assert!(reloaded.elapsed() < Duration::from_secs(2), "{:?}", reloaded.elapsed());
-    assert_eq!(connect(&gate).ask(&get("/")).text(), "hello");
-    assert_eq!(new.seen().len(), 1);
+    assert_eq!(old.seen().len() + new.seen().len(), seen + 1);
 }
 
 #[test]
