@@ -21,26 +21,17 @@ use testkit::program::require;
 use testkit::redis::{MILLION, Redis, Reply};
 use testkit::{Launch, Program};
 
-use wrk::{Competitor, Load, start, stop};
+use wrk::{Competitor, Load, Turns, start, stop};
 
 /// Options of the command line.
 #[derive(Parser)]
 struct Arguments {
-    /// Measurements of each competitor in each row
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-
-    /// Duration of one measurement, in seconds
-    #[arg(long, default_value_t = 4)]
-    seconds: u32,
+    #[command(flatten)]
+    turns: Turns,
 
     /// Competitors to measure; all of them unless given
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-
-    /// Passed by `cargo bench` to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// Loads: name, path and connections of the client.
@@ -67,8 +58,8 @@ fn main() {
     all.retain(|it| arguments.only.is_empty() || arguments.only.iter().any(|name| name == it.name));
     wrk::print_head(&all);
     for (name, path, connections) in LOADS {
-        let load = Load { name, path, connections, header: None, seconds: arguments.seconds };
-        wrk::compare(&load, &all, arguments.rounds);
+        let load = Load { name, path, connections, header: None };
+        wrk::compare(&load, &all, &arguments.turns);
     }
     let proxies = all.into_iter().filter_map(|it| it.program);
     proxies.chain([server]).for_each(stop);

@@ -21,18 +21,13 @@ use testkit::address::free_port;
 use testkit::program::require;
 use testkit::redis::{MILLION, Redis, Reply};
 
-use wrk::{Competitor, Load, start, stop};
+use wrk::{Competitor, Load, Turns, start, stop};
 
 /// Options of the command line.
 #[derive(Parser)]
 struct Arguments {
-    /// Measurements of each in each row
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-
-    /// Duration of one measurement, in seconds
-    #[arg(long, default_value_t = 4)]
-    seconds: u32,
+    #[command(flatten)]
+    turns: Turns,
 
     /// Directory with the source of the Knocker
     #[arg(long, requires = "uvicorn")]
@@ -41,10 +36,6 @@ struct Arguments {
     /// Program that runs it
     #[arg(long)]
     uvicorn: Option<PathBuf>,
-
-    /// Passed by `cargo bench` to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// The client that proxies ask about, and their header.
@@ -67,9 +58,8 @@ fn main() {
     }
     wrk::print_head(&all);
     for (name, connections) in [("64 connections", 64), ("1 connection", 1)] {
-        let (path, seconds) = ("/verify", arguments.seconds);
-        let load = Load { name, path, connections, header: Some(HEADER), seconds };
-        wrk::compare(&load, &all, arguments.rounds);
+        let load = Load { name, path: "/verify", connections, header: Some(HEADER) };
+        wrk::compare(&load, &all, &arguments.turns);
     }
     all.into_iter().filter_map(|it| it.program).for_each(stop);
 }

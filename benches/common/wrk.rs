@@ -7,6 +7,22 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use testkit::{Program, Wire, eventually, proc};
 
+/// The options that every comparison has.
+#[derive(clap::Args)]
+pub(crate) struct Turns {
+    /// Measurements of each competitor in each row
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+
+    /// Duration of one measurement, in seconds
+    #[arg(long, default_value_t = 4)]
+    pub(crate) seconds: u32,
+
+    /// Passed by `cargo bench` to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
 /// A server under load.
 pub(crate) struct Competitor {
     /// Its name in the table.
@@ -27,8 +43,6 @@ pub(crate) struct Load<'a> {
     pub(crate) connections: u32,
     /// A header of each request.
     pub(crate) header: Option<&'a str>,
-    /// Duration in seconds.
-    pub(crate) seconds: u32,
 }
 
 /// What one measurement found.
@@ -39,12 +53,12 @@ pub(crate) struct Figures {
     cpu_us: f64,
 }
 
-/// Measures each competitor `rounds` times, in turns, and prints the medians as rows of a table.
-pub(crate) fn compare(load: &Load<'_>, all: &[Competitor], rounds: usize) {
+/// Measures each competitor in turns, and prints the medians as rows of a table.
+pub(crate) fn compare(load: &Load<'_>, all: &[Competitor], turns: &Turns) {
     let mut found: Vec<Vec<Figures>> = all.iter().map(|_| vec![]).collect();
-    for _ in 0..rounds {
+    for _ in 0..turns.rounds {
         for (competitor, found) in all.iter().zip(&mut found) {
-            found.push(measure(load, competitor));
+            found.push(measure(load, competitor, turns.seconds));
         }
     }
     print_row(load, "requests/s", &found, |it| it.per_second);
@@ -87,12 +101,12 @@ fn print_row(load: &Load<'_>, figure: &str, found: &[Vec<Figures>], of: fn(&Figu
     println!("| {} | {figure} | {} |", load.name, cells.join(" | "));
 }
 
-fn measure(load: &Load<'_>, competitor: &Competitor) -> Figures {
+fn measure(load: &Load<'_>, competitor: &Competitor, seconds: u32) -> Figures {
     let cpu = || competitor.program.as_ref().map_or(Duration::ZERO, |it| family_cpu(it.pid()));
     let before = cpu();
     let mut wrk = Command::new("wrk");
     wrk.args(["--latency", "-t", "1", "-c", &load.connections.to_string()]);
-    wrk.args(["-d", &format!("{}s", load.seconds)]);
+    wrk.args(["-d", &format!("{seconds}s")]);
     if let Some(header) = load.header {
         wrk.args(["-H", header]);
     }
