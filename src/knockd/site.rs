@@ -19,7 +19,7 @@ use super::knocks::{KnockParts, Knocks};
 use super::options::SiteOptions;
 use super::plain::PlainHttp;
 use super::service::boxed;
-use super::{framing, page, routes};
+use super::{page, routes};
 use crate::gate::Gate;
 use crate::http::{Body, ClientRules, TrustedProxies, empty, full};
 use crate::observe::Meters;
@@ -77,15 +77,12 @@ impl SitePage {
         self.plain.may_serve(visitor, &self.proxies)
     }
 
-    /// Answers a request for what it [holds](Self::holds).
+    /// Answers a request for what it [holds](Self::holds), of which the head was checked.
     pub async fn respond(
         &self,
         request: Request<Incoming>,
         visitor: Arc<Visitor>,
     ) -> Response<Body> {
-        if !framing::is_plain(&request) {
-            return boxed(routes::bad_request());
-        }
         let (mut head, body) = request.into_parts();
         let Some(uri) = below(head.uri) else { return moved() };
         head.uri = uri;
