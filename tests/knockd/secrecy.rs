@@ -4,7 +4,7 @@
 //! its own user cannot.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -70,10 +70,20 @@ fn the_user_of_a_service_sees_nothing_of_it_in_proc() {
     let end = settings.launch().start();
     ask_often(&end);
     let proc = format!("/proc/{}", end.pid());
-    let as_nobody = |file: &str| {
+    let read_as_nobody = |proc: &str, file: &str| {
         let mut cat = Command::new("cat");
         cat.arg(format!("{proc}/{file}")).uid(NOBODY).gid(NOBODY).output().unwrap()
     };
+    // Of another program that user sees all, so that the looks below could find something.
+    let waiting = Command::new("cat").uid(NOBODY).gid(NOBODY).stdin(Stdio::piped()).spawn();
+    let mut waiting = waiting.unwrap();
+    for file in ["environ", "maps", "auxv"] {
+        let read = read_as_nobody(&format!("/proc/{}", waiting.id()), file);
+        assert!(read.status.success() && !read.stdout.is_empty(), "{file} of another program");
+    }
+    drop(waiting.stdin.take());
+    waiting.wait().unwrap();
+    let as_nobody = |file: &str| read_as_nobody(&proc, file);
     for file in ["mem", "environ", "maps", "auxv", "stack"] {
         let read = as_nobody(file);
         assert!(!read.status.success() && read.stdout.is_empty(), "{file} is readable");
