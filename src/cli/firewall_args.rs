@@ -49,7 +49,8 @@ pub(super) struct FirewallArgs {
     backend: BackendChoice,
 
     /// Packets that are looked at: input, those for programs of this host; forward, those that it
-    /// sends on, as to Docker's published ports; repeatable [default: input]
+    /// redirects to another address, as to Docker's published ports, which take input,forward:
+    /// forward alone leaves this host's own programs open; repeatable [default: input]
     #[arg(long, value_name = "HOOK[,HOOK]", value_delimiter = ',', help_heading = FIREWALL)]
     hook: Vec<HookChoice>,
 
@@ -165,7 +166,7 @@ impl FirewallArgs {
         // Not the parser's: `[defaults]` is parsed without it.
         let ports = self.ports.clone().ok_or(NoPorts)?;
         Ok(match &self.backend {
-            BackendChoice::Nftables => BackendOptions::Nftables(self.nftables(name)?),
+            BackendChoice::Nftables => BackendOptions::Nftables(self.nftables(name, ports)?),
             BackendChoice::Firewalld => {
                 BackendOptions::Firewalld(self.of_backend.firewalld(ports, self.reject))
             }
@@ -178,15 +179,13 @@ impl FirewallArgs {
         })
     }
 
-    fn nftables(&self, name: Option<&str>) -> Result<NftablesOptions, Failure> {
+    fn nftables(&self, name: Option<&str>, ports: Ports) -> Result<NftablesOptions, Failure> {
         let program = nftables::find().map_err(|error| Failure::Usage(error.into()))?;
         let table = match (&self.table, name) {
             (Some(TableName(table)), _) => table.clone(),
             (None, Some(name)) => format!("knockpipe-{name}"),
             (None, None) => "knockpipe".to_owned(),
         };
-        // Not the parser's: `[defaults]` is parsed without it.
-        let ports = self.ports.clone().ok_or(NoPorts)?;
         let has = |hook| self.hook.contains(&hook);
         let hooks = Hooks {
             input: self.hook.is_empty() || has(HookChoice::Input),
