@@ -90,7 +90,7 @@ impl World {
         self.net.at_peers(|| eventually("it changes", || connects(to) == is_open));
     }
 
-    /// Times the repair of a rule set that somebody flushed.
+    /// Times the repair of a rule set that was flushed.
     fn repair(&self, what: &str) {
         let nft = |arguments: &[&str]| {
             let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";

@@ -38,7 +38,7 @@ impl Progress {
     /// that it lacks, or that were revoked since the file was read before.
     pub(super) fn take_tokens(&self, tokens: &Arc<Tokens>, now: impl Fn() -> UnixMillis) {
         let before = std::mem::replace(&mut *lock(&self.tokens), Arc::clone(tokens));
-        // After the change: whoever grants with a token of before sees it, and takes that back.
+        // After the change: a grant under way with a token of before sees it, and is taken back.
         let now = now();
         let lacking = before.iter().filter(|it| !tokens.has(it)).map(|it| (&it.name, now));
         let is_new = |it: &&Revoked| !before.revoked().contains(it);

@@ -25,7 +25,7 @@ fn a_stranger_gets_not_one_packet_and_who_is_allowed_connects_at_once() {
     let sent = world.net.at_gate(Sent::begin);
     let before = world.net.at_gate(|| sent.packets());
     [PEER, OTHER, PEER6, OTHER6].iter().for_each(|source| world.expect_nothing(source));
-    assert_eq!(world.net.at_gate(|| sent.packets()), before, "somebody was answered");
+    assert_eq!(world.net.at_gate(|| sent.packets()), before, "a stranger was answered");
     for (source, other) in [(PEER, OTHER), (PEER6, OTHER6)] {
         let store = world.redis.unix();
         let times = (0..ATTEMPTS).map(|_| {

@@ -1,4 +1,4 @@
-//! The sentence of the title, from end to end: a port that does not exist until somebody knocks.
+//! The sentence of the title, from end to end: a port that does not exist until a knock.
 
 use testkit::netns::GATE4;
 use testkit::nft::Sent;
@@ -22,7 +22,7 @@ fn a_sealed_redis_is_there_for_who_knocks_and_for_nobody_else() {
     let number = port.to_string();
     let firewall = Launch::new("firewall").args(["--ports", &number, "--cut"]).args(store);
     let _firewall = world.start(&firewall);
-    // Nobody who scans sees anything, not even that nothing is there.
+    // A scanner sees nothing, not even that nothing is there.
     let sent = world.net.at_gate(Sent::begin);
     let before = world.net.at_gate(|| sent.packets());
     for source in [PEER, OTHER] {

@@ -41,7 +41,7 @@ fn what_is_stale_is_over_after_its_time_and_a_start_without_a_store_closes() {
     world.wait_open(PEER);
     crate::lets_in::end(&mut firewall);
     world.redis.kill();
-    assert!(world.is_open(PEER), "nobody said otherwise");
+    assert!(world.is_open(PEER), "nothing says otherwise");
     let _firewall = world.firewall(&[]);
     world.wait_closed(PEER);
 }

@@ -60,7 +60,7 @@ pub trait Backend: Send {
 /// State of the firewall after the program's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AtExit {
-    /// What is there stays: strangers are kept out, and entries end when the firewall ends them.
+    /// Everything stays: strangers are kept out, and entries end when the firewall ends them.
     #[default]
     Keep,
     /// Everything with the program's mark is removed, so that the ports are as open as before.
@@ -73,9 +73,9 @@ pub enum AtExit {
 pub struct BackendError {
     /// The cause, without secrets; foreign text in it is escaped.
     pub cause: String,
-    /// What an operator can do.
+    /// Steps for an operator.
     pub remedy: String,
-    /// Whether it may pass.
+    /// The time after which it may have passed.
     pub retry: Retry,
 }
 

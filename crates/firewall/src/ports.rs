@@ -114,7 +114,8 @@ fn range(text: &str) -> Option<PortRange> {
         Some(_) => return None,
     };
     let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
-    let (first, last) = (port(first)?, port(last)?);
+    let first = port(first)?;
+    let last = port(last)?;
     (first <= last).then_some(PortRange { protocol, first, last })
 }
 

@@ -14,7 +14,7 @@ use testkit::netns::{GATE4, GATE6, Namespace, Net};
 /// The zone of the interface between both machines, with ssh open to all.
 const ZONE: &str = r#"<zone><short>kp</short><interface name="kp0"/><service name="ssh"/></zone>"#;
 
-/// Somebody else's rule in that zone.
+/// A rule of another program in that zone.
 const FOREIGN: &str =
     r#"rule priority="-20002" family="ipv4" source address="192.0.2.1" service name="http" accept"#;
 
@@ -35,13 +35,11 @@ fn options(server: &Server) -> Options {
     }
 }
 
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap())
-}
-
+/// Returns the end of something that lasts for so long.
 fn after(seconds: u64) -> Expiry {
-    Expiry::At(now().saturating_add(Duration::from_secs(seconds)))
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = UnixMillis(u64::try_from(since.as_millis()).unwrap());
+    Expiry::after(now, Some(Duration::from_secs(seconds)))
 }
 
 fn entries(all: &[(&str, Expiry)]) -> Entries {
@@ -98,7 +96,7 @@ fn grants_reach_packets_end_by_themselves_and_survive_reloads_and_restarts() {
         all.lines().filter(|line| !line.contains("priority=\"-2000")).collect::<Vec<_>>().join("\n")
     };
     let before = zones(&server);
-    assert!(connects(&net, STRANGER, GATE4), "the zone lets everybody in");
+    assert!(connects(&net, STRANGER, GATE4), "the zone lets all in");
     run(async {
         let mut firewall = Firewalld::new(options(&server));
         let soon = after(5);
@@ -131,7 +129,7 @@ fn grants_reach_packets_end_by_themselves_and_survive_reloads_and_restarts() {
         reach(&mut firewall, &wanted).await.unwrap();
         assert_eq!(zones(&server), before, "nothing of others has changed");
 
-        // Somebody removes a rule of ours: that is noticed at once.
+        // Another program removes a rule of ours: that is noticed at once.
         let ours = server.rules("kp").into_iter().find(|rule| rule.contains(PEER)).unwrap();
         server.cmd(&["--zone", "kp", "--remove-rich-rule", &ours]).unwrap();
         altered(&mut firewall).await;
@@ -159,7 +157,7 @@ fn grants_reach_packets_end_by_themselves_and_survive_reloads_and_restarts() {
         assert!(!connects(&net, STRANGER, GATE4));
         firewall.at_exit(AtExit::Remove).await.unwrap();
         assert!(server.rules("kp").is_empty());
-        assert!(connects(&net, STRANGER, GATE4), "the zone lets everybody in, as it did before");
+        assert!(connects(&net, STRANGER, GATE4), "the zone lets all in, as it did before");
     });
 }
 

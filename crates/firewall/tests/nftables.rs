@@ -12,7 +12,7 @@ use knockpipe_firewall::nftables::{Hooks, Nftables, NftablesOptions, find};
 use knockpipe_firewall::{AtExit, Backend, Entries, Entry, Retry, reconcile};
 use testkit::netns::Namespace;
 
-/// What somebody else has.
+/// Tables of other programs.
 const FOREIGN: &str = "table inet other {
     set names { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.2 } }
     chain input { type filter hook input priority 0; policy accept; tcp dport 22 accept; }
@@ -60,13 +60,11 @@ fn rules() -> BTreeSet<String> {
     chains.lines().map(str::to_owned).collect()
 }
 
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap())
-}
-
+/// Returns the end of something that lasts for so long.
 fn after(seconds: u64) -> Expiry {
-    Expiry::At(now().saturating_add(Duration::from_secs(seconds)))
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = UnixMillis(u64::try_from(since.as_millis()).unwrap());
+    Expiry::after(now, Some(Duration::from_secs(seconds)))
 }
 
 fn entries(all: &[(&str, Expiry)]) -> Entries {
@@ -150,7 +148,7 @@ fn what_others_do_to_the_table_is_noticed_and_repaired() {
         let other = entries(&[("192.0.2.8/32", after(600))]);
         nftables.apply(&reconcile(&other, &present, nftables.keeps())).await.unwrap();
         let news = tokio::time::timeout(Duration::from_secs(1), nftables.altered()).await;
-        assert!(news.is_err(), "its own change is taken for somebody else's");
+        assert!(news.is_err(), "its own change is taken for another program's");
     });
 }
 

@@ -73,7 +73,8 @@ pub(super) enum Signal {
 impl Bus {
     /// Connects to the system's bus, or the one at `address`.
     pub(super) async fn connect(address: Option<&str>) -> zbus::Result<Self> {
-        let (calls, listening) = (open(address).await?, open(address).await?);
+        let calls = open(address).await?;
+        let listening = open(address).await?;
         let of_firewalld = MatchRule::builder()
             .msg_type(Type::Signal)
             .sender(NAME)?

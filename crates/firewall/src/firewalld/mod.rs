@@ -324,7 +324,8 @@ impl Backend for Firewalld {
     }
 
     async fn obstacles(&mut self) -> Result<Vec<String>, BackendError> {
-        let (zone, ports) = (self.options.zone.clone(), self.options.ports.clone());
+        let zone = self.options.zone.clone();
+        let ports = self.options.ports.clone();
         let bus = self.bus().await?;
         let found = exposed::find(bus, &zone, &ports).await;
         found.map_err(|error| self.failed(&error))

@@ -145,7 +145,7 @@ async fn a_program_that_begins_again_removes_what_is_not_wanted_any_more_and_not
     let rules = site.cloud().rules(A).join("\n");
     assert!(!rules.contains("203.0.113.7"), "{rules}");
     assert_eq!(rules.matches("203.0.113.8").count(), 2, "{rules}");
-    // Somebody else lets it in to one of the ports: that rule is neither doubled nor taken over.
+    // Another program lets it in to one of the ports: that rule is neither doubled nor taken over.
     assert_eq!(rules.matches("203.0.113.9").count(), 2, "{rules}");
     let all = &site.cloud().instances[A].rules.clone();
     assert!(foreign.iter().all(|rule| all.contains(rule)), "{rules}");

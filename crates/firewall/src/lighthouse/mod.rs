@@ -138,7 +138,8 @@ impl<T: Transport> Lighthouse<T> {
     /// Returns the entries that the rules stand for.
     fn entries(&self) -> Entries {
         let seconds = now().as_secs();
-        let (today, last) = (Date::of_unix(seconds), Date::days_before(seconds, self.days));
+        let today = Date::of_unix(seconds);
+        let last = Date::days_before(seconds, self.days);
         let known = self.instances.iter().filter(|one| one.rules.is_some()).count();
         let whole = known * self.form.ports.len();
         let counts = |network: &IpNet, found: &Found| {

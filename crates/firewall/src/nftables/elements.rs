@@ -1,7 +1,7 @@
 //! Entries as elements of the table's sets, and the commands that change these.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::layout::{Commands, SetOf};
 use crate::backend::BackendError;
+use crate::clock::now;
 use crate::entries::{Entries, Entry};
 use crate::reconcile::Step;
 
@@ -125,11 +126,6 @@ fn addition(step: &Step, now: UnixMillis) -> Option<Expression<'static>> {
 
 fn value(network: IpNet) -> Expression<'static> {
     Expression::String(network.addr().to_string().into())
-}
-
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub(super) fn addresses() -> BTreeSet<SetOf> {
 }
 
 /// Returns the commands that make the table anew, with these sets and those that there always are.
-/// What was there goes in the same transaction.
+/// The same transaction removes what was there.
 pub(super) fn commands(options: &NftablesOptions, sets: &BTreeSet<SetOf>) -> Commands {
     let name = options.table.as_str();
     let mut commands = removal(name);
@@ -232,7 +232,8 @@ fn redirected_rules(options: &NftablesOptions) -> Vec<Vec<Statement<'static>>> {
 
 /// Returns the rules that decide by address.
 ///
-/// What this host began itself, from a guarded port, goes on in any case: answers come from anybody.
+/// Connections that this host began itself, from a guarded port, go on in any case: answers come from
+/// any address.
 /// With `--cut` a running connection of an address that may not connect is ended by a reset, and
 /// by one only: its own resets pass, so that this host's end learns of it, too. That takes no
 /// change of the kernel's table of connections, which another program might undo.
@@ -270,7 +271,8 @@ fn ports_of(options: &NftablesOptions) -> impl Iterator<Item = (Protocol, Vec<Po
 
 fn any_of(ranges: &[PortRange]) -> Expression<'static> {
     let one = |range: &PortRange| {
-        let (first, last) = (u32::from(range.first), u32::from(range.last));
+        let first = u32::from(range.first);
+        let last = u32::from(range.last);
         SetItem::Element(match first == last {
             true => Expression::Number(first),
             false => Expression::Range(Box::new(Range {

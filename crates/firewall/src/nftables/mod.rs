@@ -30,8 +30,8 @@ use crate::reconcile::Step;
 
 pub use program::find;
 
-/// How much later than it should the kernel ends an element, as it is read back: timeouts are
-/// whole seconds, and so is what is left of them.
+/// Longest delay of an element's end, as it is read back: timeouts are whole seconds, and so is the
+/// rest of them.
 const LATE: Duration = Duration::from_secs(3);
 
 /// Pause between looks at the number of the rule set.
@@ -72,7 +72,7 @@ pub struct NftablesOptions {
 pub struct Hooks {
     /// Packets for programs of this host.
     pub input: bool,
-    /// Packets that this host sends on to another address, as Docker's published ports.
+    /// Packets that this host redirects to another address, as Docker's published ports.
     pub forward: bool,
 }
 
@@ -84,7 +84,7 @@ pub struct Nftables {
     generation: Generation,
     /// Number of the rule set that the memory is about.
     known: Option<u32>,
-    /// What is wrong with the table, but for its elements.
+    /// A fault of the table, apart from its elements.
     damage: Option<String>,
     /// The shape of the right table where this `nft` lists it in another way than it is written.
     learned: Option<Shape>,
@@ -134,7 +134,8 @@ impl Content {
         match text {
             TableText::Objects(objects) => {
                 let shape = Shape::listed(&objects);
-                let (mark, is_empty) = (shape.mark().map(str::to_owned), shape.is_empty());
+                let mark = shape.mark().map(str::to_owned);
+                let is_empty = shape.is_empty();
                 // What cannot be read is no element of ours.
                 match elements::listed(&objects) {
                     Ok(listed) => {
@@ -254,7 +255,7 @@ impl Nftables {
         commands
     }
 
-    /// Removes the table, unless it is somebody else's.
+    /// Removes the table, unless another program made it.
     async fn remove(&mut self) -> Result<(), BackendError> {
         let content = self.look().await?;
         let table = &self.options.table;
@@ -358,7 +359,7 @@ impl Backend for Nftables {
             sleep((took * SHARE).saturating_sub(end.elapsed())).await;
         }
         loop {
-            // Whoever drops this future at each change of the store puts the look off no further.
+            // Its deadline outlives this future, which each change of the store drops.
             sleep((self.looked + LOOK).saturating_duration_since(Instant::now())).await;
             self.looked = Instant::now();
             let now = self.generation.now();
